@@ -1,0 +1,422 @@
+/* clora: low-rank (LoRA) linear layers on any OpenCL device.
+ *
+ *   y = beta*y + scale * (x A) B
+ *
+ * Letters used everywhere: rows, d_in, d_out and r are dimensions; i is a row, k an input, o an
+ * output and j an index into the rank. x [rows, d_in], A [d_in, r], B [r, d_out], y [rows, d_out],
+ * t = x A [rows, r], W = scale A B [d_in, d_out]. Matrices are row-major. Offsets and strides count
+ * elements; sizes that end in _bytes count bytes.
+ *
+ * The parts, from simple to special:
+ *   1 status    2 devices and contexts    3 matrices    4 layers    5 operations
+ *   6 the definition on the host    7 arrays in .npy files    8 adapters
+ *
+ * Threads: every function may be called from any thread. A context and the layers made from it may
+ * be used from several threads at once; writing a layer while another thread uses it is the
+ * caller's to order, as is destroying anything.
+ *
+ * The library never prints, exits, or installs handlers, and keeps no state outside the objects
+ * below. After fork() a child that uses a context gets CLORA_FORKED.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_H
+#define CLORA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <CL/cl.h>
+
+#define CLORA_VERSION_MAJOR 0
+#define CLORA_VERSION_MINOR 1
+#define CLORA_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define CLORA_API __attribute__((visibility("default")))
+#else
+#define CLORA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* "0.1.0": the version of the library that runs, which may differ from the macros above. */
+CLORA_API const char *clora_version(void);
+
+/* ---- 1 status --------------------------------------------------------------------------------
+ *
+ * Every function that can fail returns a status. What exactly went wrong is said by clora_error().
+ * A failed call changed nothing, except that the output of a computation that failed midway
+ * (CLORA_OPENCL_FAILURE) is unspecified inside its own elements. */
+
+#define CLORA_STATUS_LIST(X)                                              \
+  X(OK, "success")                                                        \
+  X(INVALID_ARGUMENT, "an argument is invalid")                           \
+  X(OUT_OF_MEMORY, "out of host or device memory")                        \
+  X(NO_DEVICE, "no OpenCL device fits")                                   \
+  X(OPENCL_FAILURE, "an OpenCL call failed")                              \
+  X(NO_VARIANT, "no kernel passed its check on this device")              \
+  X(NOT_PREPARED, "the context may not compile and this is not prepared") \
+  X(IO_FAILURE, "a file could not be read or written")                    \
+  X(BAD_FILE, "a file does not follow its format")                        \
+  X(UNSUPPORTED, "valid, but not supported by this version")              \
+  X(FORKED, "the context belongs to the parent process")
+
+typedef enum clora_status {
+#define CLORA_STATUS_ENUMERATOR(name, text) CLORA_##name,
+  CLORA_STATUS_LIST(CLORA_STATUS_ENUMERATOR)
+#undef CLORA_STATUS_ENUMERATOR
+} clora_status;
+
+/* "INVALID_ARGUMENT: an argument is invalid". Static text, never NULL. */
+CLORA_API const char *clora_status_text(clora_status status);
+
+/* The last failure on this thread in words: it names the thing and both values, for example
+ * "x has 7 columns, the layer has d_in 33". Valid until the next failure on the same thread. */
+CLORA_API const char *clora_error(void);
+
+/* ---- 2 devices and contexts ------------------------------------------------------------------
+ *
+ * A context is one device of one cl_context, with the kernels built and checked for it and one
+ * private queue on which it checks them. It retains the cl_context. */
+
+/* One OpenCL device as found on this machine. */
+typedef struct clora_device {
+  cl_platform_id platform;
+  cl_device_id id;
+  unsigned platform_index, device_index; /* the selector "P:D" */
+  cl_device_type type;
+  char platform_name[128], name[128], version[128], driver[128];
+  unsigned compute_units;
+  unsigned vector_width; /* native f32 lanes, as the device reports them */
+  uint64_t memory_bytes, allocation_bytes, local_bytes;
+  size_t group_size; /* largest work-group, in work-items */
+  bool has_fp16;     /* cl_khr_fp16; clora stores f16 without it */
+  bool has_subgroups;
+  bool keeps_subnormals; /* CL_FP_DENORM for f32 */
+  bool has_out_of_order_queues;
+} clora_device;
+
+/* Writes the first `capacity` devices to `devices` (may be NULL when capacity is 0) and their
+ * number to *count, which may be larger. Platforms without devices are passed over.
+ * CLORA_NO_DEVICE when there is none; clora_error() then says what to install. */
+CLORA_API clora_status clora_devices(clora_device *devices, size_t capacity, size_t *count);
+
+/* Finds one device. selector: "gpu", "cpu", "accelerator", "P:D" (platform and device number as
+ * clora_devices() counts them), or a part of a device's or platform's name in any case. NULL or ""
+ * is the first GPU, else the first accelerator, else the first CPU. The first match wins; devices
+ * below OpenCL 1.2 are passed over unless they are named. */
+CLORA_API clora_status clora_device_select(const char *selector, clora_device *device);
+
+typedef enum clora_log_level { CLORA_LOG_INFO, CLORA_LOG_WARNING } clora_log_level;
+
+/* Receives what the library has to say: compile times, refused kernels. `message` is valid during
+ * the call, has no newline, and may come from any thread that calls the library. */
+typedef void (*clora_log_function)(clora_log_level level, const char *message, void *user);
+
+typedef struct clora_context clora_context;
+
+typedef struct clora_context_options {
+  const char *selector; /* as for clora_device_select(); used when opencl is NULL */
+  cl_context opencl; /* the caller's own context, retained; then `device` is one of its devices */
+  cl_device_id device;
+  bool no_compile;     /* refuse (CLORA_NOT_PREPARED) instead of building inside an enqueue */
+  const char *variant; /* serve by this variant alone ("plain", "cpu", ...); NULL: the best one */
+  clora_log_function log;
+  void *log_user;
+} clora_context_options;
+
+/* Creates a context; options may be NULL. */
+CLORA_API clora_status clora_context_create(const clora_context_options *options,
+                                            clora_context **context);
+
+/* Gives the caller's reference back; layers made from the context keep it alive until they are
+ * destroyed too. NULL is allowed. Work that is still running keeps what it needs (OpenCL's rule).
+ */
+CLORA_API void clora_context_destroy(clora_context *context);
+
+/* The OpenCL objects of a context, not retained for the caller. */
+CLORA_API cl_context clora_context_opencl(const clora_context *context);
+CLORA_API const clora_device *clora_context_device(const clora_context *context);
+
+/* The names of all variants, in the order of the tables; NULL past the last. */
+CLORA_API const char *clora_variant_name(size_t index);
+
+/* ---- 3 matrices ------------------------------------------------------------------------------
+ *
+ * A matrix is a view of a buffer: it owns nothing and may be copied freely. Element (i, k) lies at
+ *   offset + i*stride + k       or, transposed,       offset + k*stride + i.
+ * Arithmetic is always f32; f16 and bf16 are storage, rounded to nearest even. */
+
+typedef enum clora_dtype { CLORA_F32, CLORA_F16, CLORA_BF16 } clora_dtype;
+
+typedef struct clora_matrix {
+  cl_mem mem;
+  size_t offset;     /* elements before element (0, 0) */
+  size_t rows, cols; /* as seen through the view */
+  size_t stride;     /* elements from one stored row to the next; 0: stored rows are dense */
+  clora_dtype dtype;
+  bool transposed; /* the buffer holds [cols, rows] */
+} clora_matrix;
+
+/* "f32", "f16", "bf16"; 4, 2, 2 bytes. */
+CLORA_API const char *clora_dtype_name(clora_dtype dtype);
+CLORA_API size_t clora_dtype_size(clora_dtype dtype);
+
+/* Converts `count` host values between f32 and a storage dtype, rounding to nearest even. */
+CLORA_API void clora_pack(clora_dtype dtype, size_t count, const float *values, void *stored);
+CLORA_API void clora_unpack(clora_dtype dtype, size_t count, const void *stored, float *values);
+
+/* ---- 4 layers --------------------------------------------------------------------------------
+ *
+ * A layer is A, B and the scale: the `Lora` class. A layer that owns its values is one buffer. The
+ * scale is one f32 on the device, which the kernels read. The layer keeps its context alive. */
+
+typedef enum clora_scale_mode {
+  CLORA_ALPHA_OVER_R,      /* scale = alpha / r */
+  CLORA_ALPHA_OVER_SQRT_R, /* scale = alpha / sqrt(r): rank-stabilised LoRA, arXiv 2312.03732 */
+  CLORA_EXPLICIT_SCALE     /* the scale as given; alpha is scale * r */
+} clora_scale_mode;
+
+typedef enum clora_init {
+  CLORA_INIT_NORMAL, /* A and B drawn from N(0, 1): the class */
+  CLORA_INIT_LORA    /* A uniform in +-1/sqrt(d_in), B zero: the usual start of training */
+} clora_init;
+
+typedef struct clora_layer_options {
+  size_t dim, dim_out; /* d_in and d_out, at least 1 */
+  size_t r;            /* 0: 8 */
+  clora_scale_mode mode;
+  double alpha;      /* 0: left out, which is 1; for a scale of 0 use the explicit mode */
+  double scale;      /* of CLORA_EXPLICIT_SCALE alone */
+  clora_dtype dtype; /* of A and B; when a and b are given, theirs counts */
+
+  /* Where the values come from, one of three: */
+  clora_init init; /* drawn by Philox4x32-10 keyed by seed: the same on every device and platform */
+  uint64_t seed;
+  const float *a_values, *b_values; /* host, copied: A [d_in, r] and B [r, d_out], dense */
+  const clora_matrix *a, *b; /* the caller's buffers, retained and used in place, never copied */
+} clora_layer_options;
+
+typedef struct clora_layer clora_layer;
+
+/* Creates a layer. It is ready when the call returns. */
+CLORA_API clora_status clora_layer_create(clora_context *context,
+                                          const clora_layer_options *options, clora_layer **layer);
+
+/* Destroys a layer. NULL is allowed. */
+CLORA_API void clora_layer_destroy(clora_layer *layer);
+
+typedef struct clora_layer_info {
+  clora_context *context; /* not retained for the caller */
+  size_t d_in, d_out, r;
+  clora_dtype dtype;
+  clora_scale_mode mode;
+  double alpha;      /* as given, or scale * r in the explicit mode */
+  double scale;      /* what alpha, r and the mode say; kernels use it rounded to f32 */
+  clora_matrix a, b; /* views of A and B as stored */
+} clora_layer_info;
+
+CLORA_API clora_status clora_layer_describe(const clora_layer *layer, clora_layer_info *info);
+
+/* Copy A [d_in, r] or B [r, d_out] to or from dense host values. The layer must own them or they
+ * must be dense, not transposed. These calls block on the context's private queue: work of other
+ * queues on the layer must have finished before. Events of a failed write leave the values
+ * unspecified. */
+CLORA_API clora_status clora_layer_read_a(const clora_layer *layer, float *values);
+CLORA_API clora_status clora_layer_read_b(const clora_layer *layer, float *values);
+CLORA_API clora_status clora_layer_write_a(clora_layer *layer, const float *values);
+CLORA_API clora_status clora_layer_write_b(clora_layer *layer, const float *values);
+
+/* Change the scale; blocking, as above. write_alpha keeps the mode (in the explicit mode the scale
+ * becomes alpha / r); write_scale switches to the explicit mode. read_scale gives the f32 that the
+ * device holds. */
+CLORA_API clora_status clora_layer_write_alpha(clora_layer *layer, double alpha);
+CLORA_API clora_status clora_layer_write_scale(clora_layer *layer, double scale);
+CLORA_API clora_status clora_layer_read_scale(const clora_layer *layer, float *scale);
+
+/* ---- 5 operations ----------------------------------------------------------------------------
+ *
+ * An enqueue function takes the caller's queue (in-order or out-of-order, of the same context and
+ * device), the caller's buffers, a wait list and a place for an event, as clEnqueueNDRangeKernel
+ * does. It checks everything first: when it fails with anything but CLORA_OPENCL_FAILURE, nothing
+ * was enqueued. It returns at once; the result is ready when *event, which the caller releases, is
+ * complete. A command that fails on the device shows in that event's status.
+ *
+ * The first call with a new kind of problem builds and checks its kernels on the calling thread
+ * (about a second); clora_prepare_*() does that ahead of time. After that a call neither builds,
+ * blocks nor flushes, and with scratch given it allocates nothing. Exception: the variant `clblast`
+ * may allocate, and on an out-of-order queue it orders itself behind everything enqueued before.
+ *
+ * Results are deterministic: the same plan gives the same bits (not so for `clblast`).
+ *
+ * Scratch belongs to one call until its event completes: calls that may overlap need their own. */
+
+typedef struct clora_forward_options {
+  float beta;            /* 0: y is written without being read */
+  const clora_matrix *t; /* receives t = x A, f32 [rows, r], complete; NULL: not wanted */
+  cl_mem scratch; /* at least clora_forward_workspace() bytes; NULL: the call makes its own */
+  size_t scratch_offset_bytes; /* a multiple of 64 */
+} clora_forward_options;
+
+/* y = beta*y + scale * (x A) B:
+ *
+ *   for i < rows:
+ *     t[i,j] = sum over k of x[i,k] * A[k,j]                                     for j < r
+ *     y[i,o] = beta * y[i,o] + scale * sum over j of t[i,j] * B[j,o]             for o < d_out
+ *
+ * x [rows, d_in] and y [rows, d_out] have one dtype, are not transposed and do not overlap.
+ * rows may be 0: nothing is computed, the event still comes. options may be NULL. Every element
+ * lies within the bound of clora_reference_forward(). */
+CLORA_API clora_status clora_enqueue_forward(cl_command_queue queue, clora_layer *layer,
+                                             const clora_matrix *x, const clora_matrix *y,
+                                             const clora_forward_options *options,
+                                             cl_uint wait_count, const cl_event *wait_list,
+                                             cl_event *event);
+
+typedef struct clora_weight_options {
+  float beta;     /* 0: W is written without being read; 1: merge into a base */
+  cl_mem scratch; /* as in clora_forward_options */
+  size_t scratch_offset_bytes;
+} clora_weight_options;
+
+/* W = beta*W + scale * A B:
+ *
+ *   W[k,o] = beta * W[k,o] + scale * sum over j of A[k,j] * B[j,o]
+ *
+ * w [d_in, d_out] in any dtype; PyTorch keeps it as [d_out, d_in]: say transposed. */
+CLORA_API clora_status clora_enqueue_weight(cl_command_queue queue, clora_layer *layer,
+                                            const clora_matrix *w,
+                                            const clora_weight_options *options, cl_uint wait_count,
+                                            const cl_event *wait_list, cl_event *event);
+
+/* Bytes of scratch that the call with these arguments needs, whatever variant serves it. Builds
+ * nothing; `mem` of the matrices may be NULL. */
+CLORA_API clora_status clora_forward_workspace(const clora_layer *layer, const clora_matrix *x,
+                                               const clora_matrix *y,
+                                               const clora_forward_options *options, size_t *bytes);
+CLORA_API clora_status clora_weight_workspace(const clora_layer *layer, const clora_matrix *w,
+                                              const clora_weight_options *options, size_t *bytes);
+
+/* Build and check what the call with these arguments needs; `mem` of the matrices may be NULL.
+ * Blocks until done. CLORA_UNSUPPORTED when no variant of the context fits the problem,
+ * CLORA_NO_VARIANT when those that do were refused on this device. */
+CLORA_API clora_status clora_prepare_forward(clora_layer *layer, const clora_matrix *x,
+                                             const clora_matrix *y,
+                                             const clora_forward_options *options);
+CLORA_API clora_status clora_prepare_weight(clora_layer *layer, const clora_matrix *w,
+                                            const clora_weight_options *options);
+
+/* Write a text that says which variant serves the call with these arguments and why the others do
+ * not, from the verdicts known so far. One line per product and variant, best first:
+ *   PRODUCT VARIANT: serves (...) | stands by | yields: WHY | does not fit: WHY | refused: WHY
+ * At most `size` bytes with the final NUL; longer texts are cut. Builds nothing. */
+CLORA_API clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix *x,
+                                             const clora_matrix *y,
+                                             const clora_forward_options *options, char *text,
+                                             size_t size);
+CLORA_API clora_status clora_explain_weight(const clora_layer *layer, const clora_matrix *w,
+                                            const clora_weight_options *options, char *text,
+                                            size_t size);
+
+/* ---- 6 the definition on the host ------------------------------------------------------------
+ *
+ * The operations as plain loops in float64, with a bound on the error that a correct f32
+ * computation of the same stored values may have. All arrays are dense host memory. */
+
+typedef struct clora_reference {
+  size_t rows, d_in, r, d_out;
+  const float *x, *a, *b; /* [rows, d_in], [d_in, r], [r, d_out] */
+  double scale, beta;
+  const float *y_before;   /* [rows, d_out]; read when beta is not 0 */
+  clora_dtype dtype;       /* of the stored y: its rounding is part of the bound */
+  int rounded_inputs;      /* how many of x, A and B the device holds rounded to dtype, 0 to 3; the
+                              arrays here are then the unrounded ones */
+  bool flushes_subnormals; /* !clora_device.keeps_subnormals */
+} clora_reference;
+
+/* y [rows, d_out] and bound [rows, d_out], either may be NULL. The bound is derived, not chosen:
+ * gamma(k) = k u / (1 - k u) with u = 2^-24 and k the number of roundings on the longest path
+ * (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). */
+CLORA_API clora_status clora_reference_forward(const clora_reference *problem, double *y,
+                                               double *bound);
+
+/* The largest |value - expected| / bound over `count` elements; infinite when a value that should
+ * be finite is not, or the other way round. At most 1 means correct. */
+CLORA_API double clora_reference_error(size_t count, const float *values, const double *expected,
+                                       const double *bound, clora_dtype dtype);
+
+/* ---- 7 arrays in .npy files ------------------------------------------------------------------
+ *
+ * Host arrays of f32, little-endian, C order. */
+
+#define CLORA_ARRAY_RANK 8
+
+typedef struct clora_array {
+  size_t rank, shape[CLORA_ARRAY_RANK];
+  size_t count;  /* the product of the shape: 1 for rank 0 */
+  float *values; /* owned by the array when it was loaded */
+} clora_array;
+
+/* Reads f2, f4 or f8 (rounded to f32), header versions 1 to 3. Release with clora_array_free(). */
+CLORA_API clora_status clora_array_load(const char *path, clora_array *array);
+
+/* Writes f4 under a temporary name, syncs, and renames: the path holds the old file or the new. */
+CLORA_API clora_status clora_array_save(const char *path, const clora_array *array);
+
+/* Frees the values and empties the array. */
+CLORA_API void clora_array_free(clora_array *array);
+
+/* ---- 8 adapters ------------------------------------------------------------------------------
+ *
+ * An adapter is what an adapter file holds: named layers, on the host. It is a PEFT folder with
+ * adapter_config.json and adapter_model.safetensors. */
+
+typedef struct clora_adapter clora_adapter;
+
+typedef struct clora_adapter_layer {
+  const char *name; /* the module, "encoder.layer.0.attention.self.query"; owned by the adapter */
+  size_t d_in, d_out, r;
+  clora_dtype dtype;
+  clora_scale_mode mode;
+  double alpha, scale;
+} clora_adapter_layer;
+
+/* Loads and checks the whole adapter; anything odd is an error that names the tensor. */
+CLORA_API clora_status clora_adapter_load(const char *path, clora_adapter **adapter);
+
+/* An empty adapter, and layers for it: values are read from the device at once. */
+CLORA_API clora_status clora_adapter_create(clora_adapter **adapter);
+CLORA_API clora_status clora_adapter_add(clora_adapter *adapter, const char *name,
+                                         const clora_layer *layer);
+
+/* Writes the adapter as a PEFT folder; both files are written aside, synced and renamed. */
+CLORA_API clora_status clora_adapter_save(const clora_adapter *adapter, const char *path);
+
+CLORA_API void clora_adapter_destroy(clora_adapter *adapter);
+
+CLORA_API size_t clora_adapter_count(const clora_adapter *adapter);
+CLORA_API clora_status clora_adapter_describe(const clora_adapter *adapter, size_t index,
+                                              clora_adapter_layer *layer);
+
+/* The layer with this full name, or the only one whose name contains it; NULL: the only layer.
+ * Otherwise an error that names the candidates. */
+CLORA_API clora_status clora_adapter_find(const clora_adapter *adapter, const char *name,
+                                          size_t *index);
+
+/* Dense f32 values of A [d_in, r] and B [r, d_out]; either may be NULL. */
+CLORA_API clora_status clora_adapter_read(const clora_adapter *adapter, size_t index, float *a,
+                                          float *b);
+
+/* Puts a layer on a device, stored as dtype. */
+CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
+                                                  clora_context *context, clora_dtype dtype,
+                                                  clora_layer **layer);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CLORA_H */

@@ -1,0 +1,92 @@
+// What every kernel starts with: storage dtypes, and the arguments of a product.
+//
+//   out = beta*out + scale * in weight        in [rows, inner]   weight [inner, cols]
+//
+// Arithmetic is f32. A dtype is F32, F16 or BF16: -D IN=F16 stores `in` as half. None of this needs
+// cl_khr_fp16: vload_half and vstore_half are core OpenCL 1.2.
+
+#pragma OPENCL FP_CONTRACT ON
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+#define TYPE(dtype) JOIN(TYPE_, dtype)
+#define TYPE_F32 float
+#define TYPE_F16 half
+#define TYPE_BF16 ushort
+
+float from_bf16(ushort bits) {
+  return as_float((uint)bits << 16);
+}
+
+// Rounds to nearest even. NaN keeps a bit of its payload: rounding could turn it into infinity.
+ushort to_bf16(float value) {
+  uint bits = as_uint(value);
+  if (isnan(value)) return (ushort)(bits >> 16 | 0x40);
+  return (ushort)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// LOAD(IN, in, i): element i as float. STORE(OUT, value, out, i).
+#define LOAD(dtype, pointer, i) JOIN(LOAD_, dtype)(pointer, i)
+#define LOAD_F32(pointer, i) ((pointer)[i])
+#define LOAD_F16(pointer, i) vload_half(i, pointer)
+#define LOAD_BF16(pointer, i) from_bf16((pointer)[i])
+
+#define STORE(dtype, value, pointer, i) JOIN(STORE_, dtype)(value, pointer, i)
+#define STORE_F32(value, pointer, i) ((pointer)[i] = (value))
+#define STORE_F16(value, pointer, i) vstore_half_rte(value, i, pointer)
+#define STORE_BF16(value, pointer, i) ((pointer)[i] = to_bf16(value))
+
+#define IN_TYPE TYPE(IN)
+#define WEIGHT_TYPE TYPE(WEIGHT)
+#define OUT_TYPE TYPE(OUT)
+
+// Offsets and steps count elements; a step is the distance to the next row or column of the view.
+#define PRODUCT_ARGUMENTS                                                                       \
+  __global const IN_TYPE *in, __global const WEIGHT_TYPE *weight, __global OUT_TYPE *out,       \
+      __global const float *scale, float beta, ulong in_offset, ulong in_row, ulong in_col,     \
+      ulong weight_offset, ulong weight_row, ulong weight_col, ulong out_offset, ulong out_row, \
+      ulong scale_offset, ulong rows, ulong inner, ulong cols
+
+// ---- for kernels with vectors of WIDTH lanes and tiles of ROWS rows ----
+
+#ifdef WIDTH
+
+#define VECTOR JOIN(float, WIDTH)
+#define UINTS JOIN(uint, WIDTH)
+
+// WIDTH elements from the pointer on, as floats, and back.
+#define LOAD_VECTOR(dtype, pointer) JOIN(LOAD_VECTOR_, dtype)(pointer)
+#define LOAD_VECTOR_F32(pointer) JOIN(vload, WIDTH)(0, pointer)
+#define LOAD_VECTOR_F16(pointer) JOIN(vload_half, WIDTH)(0, pointer)
+#define LOAD_VECTOR_BF16(pointer) \
+  JOIN(as_float, WIDTH)(JOIN(convert_uint, WIDTH)(JOIN(vload, WIDTH)(0, pointer)) << 16)
+
+#define STORE_VECTOR(dtype, value, pointer) JOIN(STORE_VECTOR_, dtype)(value, pointer)
+#define STORE_VECTOR_F32(value, pointer) JOIN(vstore, WIDTH)(value, 0, pointer)
+#define STORE_VECTOR_F16(value, pointer) JOIN(JOIN(vstore_half, WIDTH), _rte)(value, 0, pointer)
+#define STORE_VECTOR_BF16(value, pointer) \
+  JOIN(vstore, WIDTH)(JOIN(convert_ushort, WIDTH)(to_bf16_vector(value)), 0, pointer)
+
+UINTS to_bf16_vector(VECTOR value) {
+  UINTS bits = JOIN(as_uint, WIDTH)(value);
+  UINTS rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return isnan(value) ? bits >> 16 | 0x40 : rounded;
+}
+
+// Named variables stay in registers on every compiler; arrays do not.
+#define EACH_ROW(DO) JOIN(EACH_ROW_, ROWS)(DO)
+#define EACH_ROW_1(DO) DO(0)
+#define EACH_ROW_4(DO) DO(0) DO(1) DO(2) DO(3)
+#define EACH_ROW_6(DO) EACH_ROW_4(DO) DO(4) DO(5)
+#define EACH_ROW_12(DO) EACH_ROW_6(DO) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+
+// The part [x, y) of `count` that this group computes: equal parts, whole tiles.
+ulong2 share_of(ulong count, ulong tile, uint dimension) {
+  ulong groups = get_num_groups(dimension);
+  ulong part = ((count + groups - 1) / groups + tile - 1) / tile * tile;
+  ulong first = min(get_group_id(dimension) * part, count);
+  return (ulong2)(first, min(first + part, count));
+}
+
+#endif

@@ -1,0 +1,192 @@
+/* Adapters: named layers on the host, between a file and the layers of a device. Formats are the
+ * business of src/file, devices of src/op.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/dtype.h"
+#include "base/os.h"
+#include "base/status.h"
+#include "file/format.h"
+#include "file/json.h"
+
+struct clora_adapter {
+  struct clora__host_layers layers;
+};
+
+static clora_status check_index(const clora_adapter *adapter, size_t index) {
+  CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");
+  CHECK(index < adapter->layers.count, CLORA_INVALID_ARGUMENT,
+        "index is %zu, the adapter has %zu layers", index, adapter->layers.count);
+  return CLORA_OK;
+}
+
+clora_status clora_adapter_create(clora_adapter **adapter) {
+  CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");
+  return clora__allocate(1, sizeof **adapter, adapter);
+}
+
+void clora_adapter_destroy(clora_adapter *adapter) {
+  if (adapter == NULL) return;
+  clora__host_layers_free(&adapter->layers);
+  free(adapter);
+}
+
+clora_status clora_adapter_load(const char *path, clora_adapter **adapter) {
+  CHECK(path != NULL && adapter != NULL, CLORA_INVALID_ARGUMENT, "path or adapter is NULL");
+  clora_adapter *loaded;
+  *adapter = NULL;
+  TRY(clora_adapter_create(&loaded));
+  clora_status status = clora__format_load(path, &loaded->layers);
+  if (status != CLORA_OK) {
+    clora_adapter_destroy(loaded);
+    return status;
+  }
+  *adapter = loaded;
+  return CLORA_OK;
+}
+
+clora_status clora_adapter_save(const clora_adapter *adapter, const char *path) {
+  CHECK(adapter != NULL && path != NULL, CLORA_INVALID_ARGUMENT, "adapter or path is NULL");
+  return clora__format_save(path, &adapter->layers);
+}
+
+size_t clora_adapter_count(const clora_adapter *adapter) {
+  return adapter != NULL ? adapter->layers.count : 0;
+}
+
+clora_status clora_adapter_describe(const clora_adapter *adapter, size_t index,
+                                    clora_adapter_layer *layer) {
+  CHECK(layer != NULL, CLORA_INVALID_ARGUMENT, "layer is NULL");
+  TRY(check_index(adapter, index));
+  *layer = adapter->layers.items[index].about;
+  return CLORA_OK;
+}
+
+/* The names that contain the text, as many as fit into one sentence. */
+static size_t list_names(const clora_adapter *adapter, const char *text, char *names, size_t size) {
+  size_t used = 0, count = 0, listed = 0;
+  names[0] = '\0';
+  for (size_t n = 0; n < adapter->layers.count; n++) {
+    const char *name = adapter->layers.items[n].about.name;
+    if (strstr(name, text) == NULL) continue;
+    count++;
+    if (used + 300 > size) continue; /* no room for another quoted name and the end */
+    used += (size_t)snprintf(names + used, size - used, "%s%s", used > 0 ? ", " : "", QUOTE(name));
+    listed++;
+  }
+  if (listed < count) snprintf(names + used, size - used, " and %zu more", count - listed);
+  return count;
+}
+
+/* The first layer with the text as its name, or in it; *index stays when there is none. */
+static bool find_layer(const clora_adapter *adapter, const char *text, bool whole, size_t *index) {
+  for (size_t n = 0; n < adapter->layers.count; n++) {
+    const char *name = adapter->layers.items[n].about.name;
+    bool fits = whole ? strcmp(name, text) == 0 : strstr(name, text) != NULL;
+    if (!fits) continue;
+    *index = n;
+    return true;
+  }
+  return false;
+}
+
+clora_status clora_adapter_find(const clora_adapter *adapter, const char *name, size_t *index) {
+  CHECK(adapter != NULL && index != NULL, CLORA_INVALID_ARGUMENT, "adapter or index is NULL");
+  if (name != NULL && find_layer(adapter, name, true, index)) return CLORA_OK;
+  const char *part = name != NULL ? name : "";
+  char names[1400];
+  size_t count = list_names(adapter, part, names, sizeof names);
+  if (count == 1 && find_layer(adapter, part, false, index)) return CLORA_OK;
+  CHECK(count == 0 || *part == '\0', CLORA_INVALID_ARGUMENT,
+        "%zu layers have \"%s\" in their names: %s", count, QUOTE(part), names);
+  list_names(adapter, "", names, sizeof names);
+  FAIL(CLORA_INVALID_ARGUMENT, "\"%s\" is none of the adapter's %zu layers: %s", QUOTE(part),
+       adapter->layers.count, names);
+}
+
+clora_status clora_adapter_read(const clora_adapter *adapter, size_t index, float *a, float *b) {
+  TRY(check_index(adapter, index));
+  const struct clora__host_layer *item = &adapter->layers.items[index];
+  const clora_adapter_layer *about = &item->about;
+  if (a != NULL) memcpy(a, item->a, about->d_in * about->r * sizeof *a);
+  if (b != NULL) memcpy(b, item->b, about->r * about->d_out * sizeof *b);
+  return CLORA_OK;
+}
+
+/* Values of this magnitude would be stored as infinity. */
+static clora_status check_range(const char *name, clora_dtype dtype, size_t count,
+                                const float *values) {
+  double overflow = clora__dtype_overflow(dtype);
+  for (size_t n = 0; n < count; n++) {
+    CHECK(fabs(values[n]) < overflow, CLORA_INVALID_ARGUMENT,
+          "layer \"%s\" has the value %g, which %s cannot hold", QUOTE(name), (double)values[n],
+          clora_dtype_name(dtype));
+  }
+  return CLORA_OK;
+}
+
+static clora_status check_values(const struct clora__host_layer *layer, clora_dtype dtype) {
+  const clora_adapter_layer *about = &layer->about;
+  TRY(check_range(about->name, dtype, about->d_in * about->r, layer->a));
+  return check_range(about->name, dtype, about->r * about->d_out, layer->b);
+}
+
+clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
+                                        clora_context *context, clora_dtype dtype,
+                                        clora_layer **layer) {
+  TRY(check_index(adapter, index));
+  const struct clora__host_layer *item = &adapter->layers.items[index];
+  CHECK(clora_dtype_size(dtype) > 0, CLORA_INVALID_ARGUMENT, "unknown dtype %d", (int)dtype);
+  TRY(check_values(item, dtype));
+  const clora_adapter_layer *about = &item->about;
+  /* An alpha of 0 in the options is one left out. */
+  clora_scale_mode mode = about->alpha != 0 ? about->mode : CLORA_EXPLICIT_SCALE;
+  clora_layer_options options = {.dim = about->d_in,
+                                 .dim_out = about->d_out,
+                                 .r = about->r,
+                                 .mode = mode,
+                                 .alpha = mode == CLORA_EXPLICIT_SCALE ? 0 : about->alpha,
+                                 .scale = mode == CLORA_EXPLICIT_SCALE ? about->scale : 0,
+                                 .dtype = dtype,
+                                 .a_values = item->a,
+                                 .b_values = item->b};
+  return clora_layer_create(context, &options, layer);
+}
+
+static clora_status check_name(const clora_adapter *adapter, const char *name) {
+  size_t index;
+  CHECK(*name != '\0' && clora__json_is_text(name), CLORA_INVALID_ARGUMENT,
+        "the layer name \"%s\" is empty or not valid UTF-8", QUOTE(name));
+  CHECK(!find_layer(adapter, name, true, &index), CLORA_INVALID_ARGUMENT,
+        "the adapter has a layer \"%s\" already", QUOTE(name));
+  return CLORA_OK;
+}
+
+static clora_status read_layer(const clora_layer *layer, struct clora__host_layer *added) {
+  TRY(clora_layer_read_a(layer, added->a));
+  TRY(clora_layer_read_b(layer, added->b));
+  return check_values(added, CLORA_F32);
+}
+
+clora_status clora_adapter_add(clora_adapter *adapter, const char *name, const clora_layer *layer) {
+  CHECK(adapter != NULL && name != NULL, CLORA_INVALID_ARGUMENT, "adapter or name is NULL");
+  TRY(check_name(adapter, name));
+  clora_layer_info info;
+  TRY(clora_layer_describe(layer, &info));
+  clora_adapter_layer about = {.name = name,
+                               .d_in = info.d_in,
+                               .d_out = info.d_out,
+                               .r = info.r,
+                               .dtype = info.dtype,
+                               .mode = info.mode,
+                               .alpha = info.alpha,
+                               .scale = info.scale};
+  struct clora__host_layer *added;
+  TRY(clora__host_layers_add(&adapter->layers, &about, &added));
+  clora_status status = read_layer(layer, added);
+  if (status != CLORA_OK) clora__host_layers_drop(&adapter->layers);
+  return status;
+}

@@ -1,0 +1,55 @@
+/* What the library asks of the operating system: memory, files, process identity. Every call that
+ * can fail passes through here, so that a test can make the k-th one fail.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_BASE_OS_H
+#define CLORA_BASE_OS_H
+
+#include "base/status.h"
+
+/* Makes the k-th fallible call of this thread fail from now on, counting memory, file and OpenCL
+ * calls alike; 0 switches it off. Returns how many calls were still to go, the failing one among
+ * them; -1 when it has come. For tests. */
+long clora__fault_at(long k);
+
+/* Counts one fallible call of this thread; true when it is the one that must fail. */
+bool clora__fault(void);
+
+/* Zeroed memory for count elements; the product is checked. free() releases it. */
+clora_status clora__allocate(size_t count, size_t size_bytes, void *pointer_to_pointer);
+
+/* A regular file opened for reading. */
+struct clora__file {
+  int descriptor;
+  uint64_t size_bytes;
+  const char *path; /* the caller's text, for messages */
+};
+
+clora_status clora__file_open(const char *path, struct clora__file *file);
+void clora__file_close(struct clora__file *file);
+
+/* Reads exactly `bytes` at `offset`; a file that ends before is CLORA_IO_FAILURE. */
+clora_status clora__file_read(const struct clora__file *file, uint64_t offset, void *data,
+                              size_t bytes);
+
+/* A file being written under a temporary name beside its path. Write, then either commit, which
+ * syncs it and renames it over the path, or discard. A zeroed struct may be discarded. */
+struct clora__output {
+  int descriptor;
+  char *path, *temporary;
+};
+
+clora_status clora__output_open(const char *path, struct clora__output *output);
+clora_status clora__output_write(struct clora__output *output, const void *data, size_t bytes);
+clora_status clora__output_commit(struct clora__output *output);
+void clora__output_discard(struct clora__output *output);
+
+/* Makes a directory unless it is there already. */
+clora_status clora__directory(const char *path);
+
+/* Whether the path is a directory. */
+bool clora__is_directory(const char *path);
+
+long clora__process(void);
+uint64_t clora__clock_ns(void);
+
+#endif

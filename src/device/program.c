@@ -1,0 +1,125 @@
+/* Builds kernels from the embedded sources.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "device/program.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+void clora__knob(struct clora__knobs *knobs, const char *name, unsigned value) {
+  knobs->list[knobs->count++] = (struct clora__knob){name, value};
+}
+
+unsigned clora__knob_value(const struct clora__knobs *knobs, const char *name) {
+  for (unsigned i = 0; i < knobs->count; i++) {
+    if (strcmp(knobs->list[i].name, name) == 0) return knobs->list[i].value;
+  }
+  return 0;
+}
+
+bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs *b) {
+  bool equal = a->in == b->in && a->weight == b->weight && a->out == b->out && a->count == b->count;
+  for (unsigned i = 0; equal && i < a->count; i++) {
+    equal = a->list[i].name == b->list[i].name && a->list[i].value == b->list[i].value;
+  }
+  return equal;
+}
+
+void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size) {
+  static const char *const dtypes[] = {
+      [CLORA_F32] = "F32", [CLORA_F16] = "F16", [CLORA_BF16] = "BF16"};
+  size_t used = (size_t)snprintf(text, size, "-D IN=%s -D WEIGHT=%s -D OUT=%s", dtypes[knobs->in],
+                                 dtypes[knobs->weight], dtypes[knobs->out]);
+  for (unsigned i = 0; i < knobs->count && used < size; i++) {
+    used += (size_t)snprintf(text + used, size - used, " -D %s=%u", knobs->list[i].name,
+                             knobs->list[i].value);
+  }
+}
+
+static struct clora__kernel *find(struct clora__kernel *list, const char *source,
+                                  const char *function, const struct clora__knobs *knobs) {
+  for (; list != NULL; list = list->next) {
+    if (list->source == source && strcmp(list->function, function) == 0 &&
+        clora__knobs_equal(&list->knobs, knobs)) {
+      return list;
+    }
+  }
+  return NULL;
+}
+
+static clora_status find_or_add(clora_context *context, const char *source, const char *function,
+                                const struct clora__knobs *knobs, struct clora__kernel **kernel) {
+  *kernel = find(context->kernels, source, function, knobs);
+  if (*kernel != NULL) return CLORA_OK;
+  struct clora__kernel *made;
+  TRY(clora__allocate(1, sizeof *made, &made));
+  made->source = source;
+  made->function = function;
+  made->knobs = *knobs;
+  pthread_mutex_init(&made->preparing, NULL);
+  pthread_mutex_init(&made->launching, NULL);
+  made->next = context->kernels;
+  *kernel = context->kernels = made;
+  return CLORA_OK;
+}
+
+clora_status clora__kernel_find(clora_context *context, const char *source, const char *function,
+                                const struct clora__knobs *knobs, struct clora__kernel **kernel) {
+  pthread_mutex_lock(&context->mutex);
+  clora_status status = find_or_add(context, source, function, knobs, kernel);
+  pthread_mutex_unlock(&context->mutex);
+  return status;
+}
+
+/* Fails with the first words of the compiler's log. */
+static clora_status fail_build(const clora_context *context, cl_program program, cl_int code) {
+  size_t bytes = 0;
+  clGetProgramBuildInfo(program, context->device.id, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
+  char *log = calloc(bytes + 1, 1);
+  if (log != NULL) {
+    clGetProgramBuildInfo(program, context->device.id, CL_PROGRAM_BUILD_LOG, bytes, log, NULL);
+    for (char *c = log; *c != '\0'; c++) *c = isspace((unsigned char)*c) ? ' ' : *c;
+  }
+  clora_status status = clora__fail(CLORA_OPENCL_FAILURE, "the build failed with %s: %.400s",
+                                    clora__opencl_error(code), log != NULL ? log : "no log");
+  free(log);
+  return status;
+}
+
+clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel) {
+  char knobs[512], options[640];
+  clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
+  snprintf(options, sizeof options, "-cl-std=CL1.2 %s", knobs);
+  const char *sources[] = {clora__source_common, kernel->source};
+  CL_MAKE(kernel->program, clCreateProgramWithSource, context->opencl, 2, sources, NULL);
+  cl_int code = clora__fault()
+                    ? CL_OUT_OF_HOST_MEMORY
+                    : clBuildProgram(kernel->program, 1, &context->device.id, options, NULL, NULL);
+  if (clora__opencl_status(code) == CLORA_OUT_OF_MEMORY) CL_RAISE(code, "clBuildProgram");
+  if (code != CL_SUCCESS) return fail_build(context, kernel->program, code);
+  CL_MAKE(kernel->kernel, clCreateKernel, kernel->program, kernel->function);
+  CL(clGetKernelWorkGroupInfo, kernel->kernel, context->device.id, CL_KERNEL_WORK_GROUP_SIZE,
+     sizeof kernel->group_size, &kernel->group_size, NULL);
+  return CLORA_OK;
+}
+
+void clora__kernel_unbuild(struct clora__kernel *kernel) {
+  if (kernel->kernel != NULL) clReleaseKernel(kernel->kernel);
+  if (kernel->program != NULL) clReleaseProgram(kernel->program);
+  kernel->kernel = NULL;
+  kernel->program = NULL;
+}
+
+void clora__kernels_destroy(struct clora__kernel *kernels) {
+  while (kernels != NULL) {
+    struct clora__kernel *next = kernels->next;
+    clora__kernel_unbuild(kernels);
+    pthread_mutex_destroy(&kernels->preparing);
+    pthread_mutex_destroy(&kernels->launching);
+    free(kernels);
+    kernels = next;
+  }
+}

@@ -1,0 +1,56 @@
+/* Built kernels of a context: each is one source with one set of knobs, built and checked once.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_DEVICE_PROGRAM_H
+#define CLORA_DEVICE_PROGRAM_H
+
+#include "device/context.h"
+
+#define CLORA__KNOB_LIMIT 8
+
+/* What a kernel is built with: the dtypes of its three matrices, and values that become -D NAME. */
+struct clora__knobs {
+  clora_dtype in, weight, out;
+  unsigned count;
+  struct clora__knob {
+    const char *name; /* static text */
+    unsigned value;
+  } list[CLORA__KNOB_LIMIT];
+};
+
+void clora__knob(struct clora__knobs *knobs, const char *name, unsigned value);
+unsigned clora__knob_value(const struct clora__knobs *knobs, const char *name);
+bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs *b);
+
+/* "-D IN=F32 -D WEIGHT=F16 -D OUT=F32 -D ROWS=12": the build options, and a name in messages. */
+void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size);
+
+enum clora__verdict { CLORA__UNCHECKED, CLORA__PASSED, CLORA__REFUSED };
+
+/* One built kernel and its verdict. It lives as long as the context. */
+struct clora__kernel {
+  struct clora__kernel *next;
+  const char *source, *function; /* the key, with the knobs; source may be NULL: a library's */
+  struct clora__knobs knobs;
+  pthread_mutex_t preparing; /* held while it is built and checked */
+  pthread_mutex_t launching; /* held from the first argument to the enqueue */
+  _Atomic enum clora__verdict verdict;
+  char reason[512]; /* why it was refused; written before the verdict */
+  double error;     /* the largest error over the bound that the check saw */
+  cl_program program;
+  cl_kernel kernel;
+  size_t group_size; /* what this kernel allows on this device, in work-items */
+};
+
+/* The entry of this key, made when it is new; the list is the context's. */
+clora_status clora__kernel_find(clora_context *context, const char *source, const char *function,
+                                const struct clora__knobs *knobs, struct clora__kernel **kernel);
+
+/* Builds the program and its kernel. A compiler's refusal puts its log in the error text. */
+clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel);
+
+/* Back to before the build, when memory was too short to finish the check. */
+void clora__kernel_unbuild(struct clora__kernel *kernel);
+
+void clora__kernels_destroy(struct clora__kernel *kernels);
+
+#endif

@@ -1,0 +1,153 @@
+/* forward: y = beta*y + scale * (x A) B, as shrink and then expand.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "op/layer.h"
+#include "op/scratch.h"
+#include "product/product.h"
+
+/* The two products of one call. t lies in the caller's matrix, or at the start of scratch. */
+struct forward {
+  clora_context *context;
+  struct clora__problem shrink, expand;
+  size_t t_bytes; /* of scratch; 0 when the caller keeps t */
+  size_t workspace_bytes;
+};
+
+static clora_status check_shapes(const clora_layer *layer, const clora_matrix *x,
+                                 const clora_matrix *y, const clora_forward_options *o) {
+  TRY(clora__layer_check(layer));
+  CHECK(x != NULL, CLORA_INVALID_ARGUMENT, "x is NULL");
+  TRY(clora__matrix_check_shape("x", x, x->rows, layer->a.rows));
+  TRY(clora__matrix_check_shape("y", y, x->rows, layer->b.cols));
+  CHECK(x->dtype == y->dtype, CLORA_INVALID_ARGUMENT, "x is %s, y is %s",
+        clora_dtype_name(x->dtype), clora_dtype_name(y->dtype));
+  CHECK(!x->transposed && !y->transposed, CLORA_INVALID_ARGUMENT,
+        "%s is transposed; x and y are row-major", x->transposed ? "x" : "y");
+  CHECK(isfinite(o->beta), CLORA_INVALID_ARGUMENT, "beta is %g", (double)o->beta);
+  if (o->t == NULL) return CLORA_OK;
+  TRY(clora__matrix_check_shape("t", o->t, x->rows, layer->a.cols));
+  CHECK(o->t->dtype == CLORA_F32 && !o->t->transposed, CLORA_INVALID_ARGUMENT,
+        "t is %s%s; it must be f32 and row-major", clora_dtype_name(o->t->dtype),
+        o->t->transposed ? ", transposed" : "");
+  return CLORA_OK;
+}
+
+static clora_status describe(const clora_layer *layer, const clora_matrix *x, const clora_matrix *y,
+                             const clora_forward_options *o, struct forward *f) {
+  TRY(check_shapes(layer, x, y, o));
+  size_t r = layer->a.cols, t_elements, t_bytes;
+  bool fits = clora__multiply(x->rows, r, &t_elements) &&
+              clora__multiply(t_elements, 4, &t_bytes) &&
+              clora__add(t_bytes, CLORA__SCRATCH_ALIGNMENT, &t_bytes);
+  CHECK(fits, CLORA_INVALID_ARGUMENT, "t [%zu, %zu] exceeds 64 bits", x->rows, r);
+  clora_matrix t = {.rows = x->rows, .cols = r, .dtype = CLORA_F32};
+  if (o->t != NULL) t = *o->t;
+  *f = (struct forward){
+      .context = layer->context,
+      .shrink = {.in = *x, .weight = layer->a, .out = t},
+      .expand = {.in = t,
+                 .weight = layer->b,
+                 .out = *y,
+                 .beta = o->beta,
+                 .scale = layer->mem,
+                 .scale_offset = layer->scale_offset},
+      .t_bytes = o->t != NULL ? 0 : clora__round_up(t_elements * 4, CLORA__SCRATCH_ALIGNMENT),
+  };
+  if (x->rows == 0) return CLORA_OK;
+  f->workspace_bytes =
+      f->t_bytes + clora__max(clora__plan_workspace_bytes(f->context, &clora__shrink, &f->shrink),
+                              clora__plan_workspace_bytes(f->context, &clora__expand, &f->expand));
+  return CLORA_OK;
+}
+
+static clora_status check_memory(const clora_layer *layer, const struct forward *f,
+                                 const clora_forward_options *o) {
+  const clora_matrix *x = &f->shrink.in, *y = &f->expand.out;
+  TRY(clora__matrix_check_memory(f->context, "x", x, false));
+  TRY(clora__matrix_check_memory(f->context, "y", y, true));
+  TRY(clora__matrix_check_overlap("y", y, "x", x));
+  TRY(clora__matrix_check_overlap("y", y, "A", &layer->a));
+  TRY(clora__matrix_check_overlap("y", y, "B", &layer->b));
+  if (o->t == NULL) return CLORA_OK;
+  TRY(clora__matrix_check_memory(f->context, "t", o->t, true));
+  TRY(clora__matrix_check_overlap("t", o->t, "x", x));
+  TRY(clora__matrix_check_overlap("t", o->t, "y", y));
+  TRY(clora__matrix_check_overlap("t", o->t, "A", &layer->a));
+  return clora__matrix_check_overlap("t", o->t, "B", &layer->b);
+}
+
+static clora_status plan(struct forward *f, bool may_build, struct clora__plan *shrink,
+                         struct clora__plan *expand) {
+  TRY(clora__plan(f->context, &clora__shrink, &f->shrink, may_build, shrink));
+  return clora__plan(f->context, &clora__expand, &f->expand, may_build, expand);
+}
+
+static clora_status enqueue(struct clora__chain *chain, struct forward *f,
+                            const struct clora__plan *shrink, const struct clora__plan *expand,
+                            struct clora__scratch scratch) {
+  if (f->t_bytes > 0) {
+    f->shrink.out.mem = f->expand.in.mem = scratch.mem;
+    f->shrink.out.offset = f->expand.in.offset = scratch.offset_bytes / sizeof(float);
+  }
+  scratch.offset_bytes += f->t_bytes;
+  TRY(clora__plan_run(chain, f->context, shrink, &f->shrink, scratch));
+  return clora__plan_run(chain, f->context, expand, &f->expand, scratch);
+}
+
+static const clora_forward_options defaults;
+
+clora_status clora_enqueue_forward(cl_command_queue queue, clora_layer *layer,
+                                   const clora_matrix *x, const clora_matrix *y,
+                                   const clora_forward_options *options, cl_uint wait_count,
+                                   const cl_event *wait_list, cl_event *event) {
+  const clora_forward_options *o = options ? options : &defaults;
+  struct forward f;
+  struct clora__plan shrink, expand;
+  struct clora__chain chain;
+  struct clora__workspace workspace;
+  TRY(describe(layer, x, y, o, &f));
+  TRY(check_memory(layer, &f, o));
+  TRY(clora__chain_begin(f.context, queue, wait_count, wait_list, event != NULL, &chain));
+  if (x->rows == 0) return clora__chain_end(&chain, CLORA_OK, event);
+  TRY(plan(&f, !f.context->no_compile, &shrink, &expand));
+  const clora_matrix *const used[] = {x, y, &layer->a, &layer->b, o->t};
+  TRY(clora__workspace_open(f.context, o->scratch, o->scratch_offset_bytes, f.workspace_bytes, 5,
+                            used, &workspace));
+  clora_status status = enqueue(&chain, &f, &shrink, &expand, workspace.scratch);
+  clora__workspace_close(&workspace);
+  return clora__chain_end(&chain, status, event);
+}
+
+clora_status clora_forward_workspace(const clora_layer *layer, const clora_matrix *x,
+                                     const clora_matrix *y, const clora_forward_options *options,
+                                     size_t *bytes) {
+  struct forward f;
+  CHECK(bytes != NULL, CLORA_INVALID_ARGUMENT, "bytes is NULL");
+  TRY(describe(layer, x, y, options ? options : &defaults, &f));
+  *bytes = f.workspace_bytes;
+  return CLORA_OK;
+}
+
+clora_status clora_prepare_forward(clora_layer *layer, const clora_matrix *x, const clora_matrix *y,
+                                   const clora_forward_options *options) {
+  struct forward f;
+  struct clora__plan shrink, expand;
+  TRY(describe(layer, x, y, options ? options : &defaults, &f));
+  return x->rows == 0 ? CLORA_OK : plan(&f, true, &shrink, &expand);
+}
+
+clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix *x,
+                                   const clora_matrix *y, const clora_forward_options *options,
+                                   char *text, size_t size) {
+  struct forward f;
+  CHECK(text != NULL && size > 0, CLORA_INVALID_ARGUMENT, "text is %s, size is %zu",
+        text ? "given" : "NULL", size);
+  TRY(describe(layer, x, y, options ? options : &defaults, &f));
+  text[0] = '\0';
+  clora__plan_explain(f.context, &clora__shrink, &f.shrink, text, size);
+  clora__plan_explain(f.context, &clora__expand, &f.expand, text, size);
+  return CLORA_OK;
+}

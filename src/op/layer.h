@@ -1,0 +1,21 @@
+/* The layer object: A, B and the scale.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_OP_LAYER_H
+#define CLORA_OP_LAYER_H
+
+#include "device/matrix.h"
+
+struct clora_layer {
+  clora_context *context; /* retained */
+  cl_mem mem;             /* A and B when the layer owns them, and the scale */
+  bool owns;              /* A and B lie in mem; else the caller's buffers are retained */
+  clora_matrix a, b;      /* A [d_in, r], B [r, d_out] */
+  size_t scale_offset;    /* elements into mem */
+  clora_scale_mode mode;
+  double alpha, scale;
+};
+
+/* Fails for NULL and in a forked child. */
+clora_status clora__layer_check(const clora_layer *layer);
+
+#endif

@@ -1,0 +1,170 @@
+/* Chooses variants, and runs and explains the choice.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "plan/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "device/matrix.h"
+#include "plan/verdict.h"
+
+/* Goes through the rows that a test planted, then through the table. */
+struct rows {
+  const struct clora__variant *const *planted, *const *table;
+};
+
+static const struct clora__variant *next_row(struct rows *rows) {
+  if (rows->planted != NULL && *rows->planted != NULL) return *rows->planted++;
+  return *rows->table != NULL ? *rows->table++ : NULL;
+}
+
+static struct rows rows_of(const clora_context *context, const struct clora__product *product) {
+  return (struct rows){context->planted, product->variants};
+}
+
+/* Why the row may not even be considered; NULL: it may. */
+static const char *obstacle(const clora_context *context, const struct clora__variant *row,
+                            const struct clora__problem *problem) {
+  if (context->variant[0] != '\0' && strcmp(context->variant, row->name) != 0) {
+    return "the context allows another variant only";
+  }
+  return row->misfit != NULL ? row->misfit(&context->device, problem) : NULL;
+}
+
+static const char *modesty(const clora_context *context, const struct clora__variant *row,
+                           const struct clora__problem *problem) {
+  if (context->variant[0] != '\0' || row->yields == NULL) return NULL;
+  return row->yields(&context->device, problem);
+}
+
+static clora_status kernel_of(clora_context *context, const struct clora__variant *row,
+                              const struct clora__problem *problem, struct clora__kernel **kernel) {
+  struct clora__knobs knobs = {
+      problem->in.dtype, problem->weight.dtype, problem->out.dtype, 0, {{0}}};
+  if (row->choose != NULL) row->choose(&context->device, problem, &knobs);
+  return clora__kernel_find(context, row->source, row->function, &knobs, kernel);
+}
+
+/* Considers one row; *serves says whether it passed. */
+static clora_status consider(clora_context *context, const struct clora__variant *row,
+                             const struct clora__problem *problem, bool may_build,
+                             struct clora__plan *plan, bool *serves) {
+  *plan = (struct clora__plan){row, NULL, context->device.compute_units};
+  TRY(kernel_of(context, row, problem, &plan->kernel));
+  if (plan->kernel->verdict == CLORA__UNCHECKED) {
+    CHECK(may_build, CLORA_NOT_PREPARED,
+          "%s (%zu x %zu x %zu) is not prepared, and the context may not compile", row->name,
+          problem->out.rows, problem->in.cols, problem->out.cols);
+    TRY(clora__verdict(context, plan, problem));
+  }
+  *serves = plan->kernel->verdict == CLORA__PASSED;
+  return CLORA_OK;
+}
+
+/* The first row that serves; rows that yield are passed over unless `proud`. *fits says whether
+ * any row could have. */
+static clora_status search(clora_context *context, const struct clora__product *product,
+                           const struct clora__problem *problem, bool may_build, bool proud,
+                           struct clora__plan *plan, bool *serves, bool *fits) {
+  struct rows rows = rows_of(context, product);
+  *serves = false;
+  for (const struct clora__variant *row; !*serves && (row = next_row(&rows)) != NULL;) {
+    if (obstacle(context, row, problem) != NULL) continue;
+    *fits = true;
+    if (!proud && modesty(context, row, problem) != NULL) continue;
+    TRY(consider(context, row, problem, may_build, plan, serves));
+  }
+  return CLORA_OK;
+}
+
+clora_status clora__plan(clora_context *context, const struct clora__product *product,
+                         const struct clora__problem *problem, bool may_build,
+                         struct clora__plan *plan) {
+  bool serves, fits = false;
+  TRY(search(context, product, problem, may_build, false, plan, &serves, &fits));
+  if (!serves) TRY(search(context, product, problem, may_build, true, plan, &serves, &fits));
+  if (serves) return CLORA_OK;
+  char text[1024] = "";
+  clora__plan_explain(context, product, problem, text, sizeof text);
+  FAIL(fits ? CLORA_NO_VARIANT : CLORA_UNSUPPORTED, "no variant serves %s on %s:\n%s",
+       product->name, context->device.name, text);
+}
+
+size_t clora__plan_workspace_bytes(const clora_context *context,
+                                   const struct clora__product *product,
+                                   const struct clora__problem *problem) {
+  struct rows rows = rows_of(context, product);
+  size_t bytes = 0;
+  for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
+    if (row->workspace_bytes == NULL || obstacle(context, row, problem) != NULL) continue;
+    bytes = clora__max(bytes, row->workspace_bytes(problem));
+  }
+  return bytes;
+}
+
+/* Launches a kernel of our own; the order of the arguments is PRODUCT_ARGUMENTS. */
+static clora_status launch(struct clora__chain *chain, clora_context *context,
+                           const struct clora__plan *plan, const struct clora__problem *p) {
+  struct clora__steps in = clora__matrix_steps(&p->in), weight = clora__matrix_steps(&p->weight),
+                      out = clora__matrix_steps(&p->out);
+  cl_mem scale = p->scale != NULL ? p->scale : context->one;
+  const cl_ulong shape[] = {
+      p->in.offset,     in.row,     in.col,
+      p->weight.offset, weight.row, weight.col,
+      p->out.offset,    out.row,    p->scale != NULL ? p->scale_offset : 0,
+      p->out.rows,      p->in.cols, p->out.cols,
+  };
+  struct clora__argument arguments[5 + sizeof shape / sizeof *shape] = {
+      CLORA__ARGUMENT(p->in.mem), CLORA__ARGUMENT(p->weight.mem), CLORA__ARGUMENT(p->out.mem),
+      CLORA__ARGUMENT(scale), CLORA__ARGUMENT(p->beta)};
+  for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+    arguments[5 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
+  }
+  struct clora__grid grid = plan->variant->grid(plan->units, p, plan->kernel);
+  return clora__launch(chain, plan->kernel, &grid, sizeof arguments / sizeof *arguments, arguments);
+}
+
+clora_status clora__plan_run(struct clora__chain *chain, clora_context *context,
+                             const struct clora__plan *plan, const struct clora__problem *problem,
+                             struct clora__scratch scratch) {
+  if (plan->variant->run != NULL) return plan->variant->run(chain, plan, problem, scratch);
+  return launch(chain, context, plan, problem);
+}
+
+/* Says about one row what the search would find, without building anything. */
+static void explain_row(clora_context *context, const struct clora__variant *row,
+                        const struct clora__problem *problem, bool *served, char *text,
+                        size_t size) {
+  struct clora__kernel *kernel;
+  const char *reason = obstacle(context, row, problem);
+  if (reason != NULL) {
+    snprintf(text, size, "does not fit: %s", reason);
+  } else if (kernel_of(context, row, problem, &kernel) != CLORA_OK) {
+    snprintf(text, size, "unknown: %s", clora_error());
+  } else if (kernel->verdict == CLORA__REFUSED) {
+    snprintf(text, size, "refused: %s", kernel->reason);
+  } else if (*served) {
+    snprintf(text, size, "stands by");
+  } else if ((reason = modesty(context, row, problem)) != NULL) {
+    snprintf(text, size, "yields: %s", reason);
+  } else {
+    char knobs[512];
+    clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
+    bool passed = kernel->verdict == CLORA__PASSED;
+    snprintf(text, size, "serves (%s; %s)", passed ? "passed its check" : "not checked yet", knobs);
+    *served = true;
+  }
+}
+
+void clora__plan_explain(clora_context *context, const struct clora__product *product,
+                         const struct clora__problem *problem, char *text, size_t size) {
+  struct rows rows = rows_of(context, product);
+  bool served = false;
+  for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
+    char line[1024];
+    explain_row(context, row, problem, &served, line, sizeof line);
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, "%s %s: %s\n", product->name, row->name, line);
+  }
+}

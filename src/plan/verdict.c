@@ -1,0 +1,334 @@
+/* Checks a built kernel: runs it as it will serve, on shapes that are not kind to it, inside guard
+ * zones, and compares with the reference. Half of the shapes hold small integers, whose result is
+ * exact in any order of summation, so that a dropped or doubled term cannot hide in a tolerance.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "plan/verdict.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/dtype.h"
+#include "base/reference.h"
+#include "base/size.h"
+#include "device/matrix.h"
+
+#define SHAPE_LIMIT 6
+#define WORK_LIMIT 1500000 /* multiply-adds a shape: all shapes together stay below 100 ms */
+#define GUARD 96           /* elements before, between and behind the rows of the output */
+#define LONG_WORK ((size_t)1 << 25) /* of the shape that one group computes alone */
+#define LONG_ROWS 8192              /* of that shape, at most */
+#define ROW_LIMIT 12                /* rows compared when a shape is too large to compare whole */
+
+/* ---- shapes ---- */
+
+static struct clora__problem resized(const struct clora__problem *p, size_t rows, size_t inner,
+                                     size_t cols) {
+  struct clora__problem q = *p;
+  q.in.rows = q.out.rows = rows;
+  q.in.cols = q.weight.rows = inner;
+  q.weight.cols = q.out.cols = cols;
+  q.in.stride = q.weight.stride = q.out.stride = 0;
+  q.in.offset = q.weight.offset = q.out.offset = 0;
+  return q;
+}
+
+/* Whether the variant would serve the other shape with the very same kernel. */
+static bool same_kernel(const clora_context *context, const struct clora__plan *plan,
+                        const struct clora__problem *q) {
+  const struct clora__variant *v = plan->variant;
+  struct clora__knobs knobs = {q->in.dtype, q->weight.dtype, q->out.dtype, 0, {{0}}};
+  if (v->misfit != NULL && v->misfit(&context->device, q) != NULL) return false;
+  if (v->choose != NULL) v->choose(&context->device, q, &knobs);
+  return clora__knobs_equal(&knobs, &plan->kernel->knobs);
+}
+
+/* Walks through all sizes that the kernel would serve, up to some that several groups share. With
+ * shapes NULL counts them; otherwise keeps `keep` of the `total`, evenly spread. */
+static size_t walk_shapes(const clora_context *context, const struct clora__plan *plan,
+                          const struct clora__problem *p, size_t total, size_t keep,
+                          struct clora__problem *shapes) {
+  static const size_t rows[] = {1, 2, 3, 5, 13, 29, 61, 200};
+  static const size_t sizes[] = {1,  2,  3,  4,  7,  8,   12,  16,  17,
+                                 31, 32, 33, 64, 96, 100, 128, 300, 517};
+  size_t found = 0, kept = 0;
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t j = 0; j < sizeof sizes / sizeof *sizes; j++) {
+      for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        struct clora__problem q = resized(p, rows[i], sizes[j], sizes[k]);
+        if (rows[i] * sizes[j] * sizes[k] > WORK_LIMIT || !same_kernel(context, plan, &q)) continue;
+        /* The last of each of `keep` equal parts: the larger sizes. */
+        if (shapes != NULL && kept < keep && found + 1 == (kept + 1) * total / keep) {
+          shapes[kept++] = q;
+        }
+        found++;
+      }
+    }
+  }
+  return found;
+}
+
+static size_t choose_shapes(const clora_context *context, const struct clora__plan *plan,
+                            const struct clora__problem *p, struct clora__problem *shapes) {
+  if (plan->variant->shapes != NULL) return plan->variant->shapes(p, shapes, SHAPE_LIMIT);
+  size_t total = walk_shapes(context, plan, p, 0, 0, NULL);
+  size_t keep = clora__min(total, SHAPE_LIMIT);
+  if (keep > 0) walk_shapes(context, plan, p, total, keep, shapes);
+  return keep;
+}
+
+/* Drivers cut long loops: Mesa's llvmpipe (22.3.6) ends them silently after 65536 steps. So: the
+ * last shape with so many rows that one group runs for over 10^5 steps of its inner loop; false
+ * when the kernel does not serve so many. */
+static bool lengthen(const clora_context *context, const struct clora__plan *plan,
+                     struct clora__problem *shape) {
+  size_t row_work = shape->in.cols * shape->out.cols;
+  size_t rows = clora__min(LONG_WORK / row_work, LONG_ROWS);
+  *shape = resized(shape, clora__max(rows, shape->out.rows), shape->in.cols, shape->out.cols);
+  return same_kernel(context, plan, shape);
+}
+
+/* ---- one check ---- */
+
+/* One shape being checked: the host's side and the device's. */
+struct trial {
+  clora_context *context;
+  struct clora__problem problem;
+  bool exact; /* small integers, and the result must be equal */
+  float *in, *weight, *before;
+  double *expected, *bound;
+  unsigned char *guarded; /* the output buffer as it was before, then as it is after */
+  size_t out_bytes;
+  float scale;
+};
+
+/* Cheap and repeatable: the check must not cost more than the kernel. */
+static float draw(uint32_t *state, bool exact) {
+  *state = *state * 1664525u + 1013904223u;
+  uint32_t bits = *state >> 9;
+  return exact ? (float)(bits % 5) - 2 : (float)bits * 0x1p-22f - 1;
+}
+
+/* Host values of a matrix, as the device will hold them, written to a new buffer. The view gets an
+ * odd offset and a stride larger than its row. */
+static clora_status fill(clora_context *context, clora_matrix *m, uint32_t seed, bool exact,
+                         float **values) {
+  size_t count = m->rows * m->cols, stored_cols = m->transposed ? m->rows : m->cols;
+  size_t stored_rows = m->transposed ? m->cols : m->rows, size = clora_dtype_size(m->dtype);
+  m->offset = 3;
+  m->stride = stored_cols + 1;
+  TRY(clora__allocate(count, sizeof **values, values));
+  for (size_t i = 0; i < count; i++) {
+    (*values)[i] = clora__dtype_round(m->dtype, draw(&seed, exact));
+  }
+  TRY(clora__buffer(context, (m->offset + stored_rows * m->stride) * size, &m->mem));
+  return clora__matrix_write(context, m, *values);
+}
+
+/* The output before the kernel: values where beta reads them, NaN everywhere else. */
+static clora_status fill_output(struct trial *t, uint32_t seed) {
+  struct clora__problem *p = &t->problem;
+  size_t size = clora_dtype_size(p->out.dtype), count = p->out.rows * p->out.cols;
+  p->out.offset = GUARD;
+  p->out.stride = p->out.cols + 5;
+  t->out_bytes = (p->out.rows * p->out.stride + 2 * GUARD) * size;
+  TRY(clora__allocate(2 * t->out_bytes, 1, &t->guarded));
+  memset(t->guarded, 0xff, t->out_bytes); /* NaN in every dtype */
+  TRY(clora__allocate(count, sizeof *t->before, &t->before));
+  for (size_t i = 0; i < count; i++) {
+    size_t at = p->out.offset + i / p->out.cols * p->out.stride + i % p->out.cols;
+    float value = draw(&seed, true);
+    t->before[i] = value;
+    if (p->beta != 0) clora_pack(p->out.dtype, 1, &value, t->guarded + at * size);
+  }
+  TRY(clora__buffer(t->context, t->out_bytes, &p->out.mem));
+  CL(clEnqueueWriteBuffer, t->context->queue, p->out.mem, CL_TRUE, 0, t->out_bytes, t->guarded, 0,
+     NULL, NULL);
+  return CLORA_OK;
+}
+
+static clora_status fill_scale(struct trial *t) {
+  struct clora__problem *p = &t->problem;
+  t->scale = 1;
+  if (p->scale == NULL) return CLORA_OK; /* the shape has none */
+  p->scale = NULL;
+  t->scale = t->exact ? 0.5f : -0.625f;
+  p->scale_offset = 1;
+  TRY(clora__buffer(t->context, 2 * sizeof t->scale, &p->scale));
+  CL(clEnqueueWriteBuffer, t->context->queue, p->scale, CL_TRUE, sizeof t->scale, sizeof t->scale,
+     &t->scale, 0, NULL, NULL);
+  return CLORA_OK;
+}
+
+static clora_status run_trial(struct trial *t, const struct clora__plan *plan,
+                              struct clora__scratch scratch) {
+  struct clora__chain chain;
+  cl_event done;
+  TRY(clora__chain_begin(t->context, t->context->queue, 0, NULL, true, &chain));
+  clora_status status = clora__plan_run(&chain, t->context, plan, &t->problem, scratch);
+  TRY(clora__chain_end(&chain, status, &done));
+  status = clora__wait(done);
+  clReleaseEvent(done);
+  TRY(status);
+  CL(clEnqueueReadBuffer, t->context->queue, t->problem.out.mem, CL_TRUE, 0, t->out_bytes,
+     t->guarded + t->out_bytes, 0, NULL, NULL);
+  return CLORA_OK;
+}
+
+/* Fails when a byte outside the elements of the output changed. */
+static clora_status check_guards(const struct trial *t) {
+  const clora_matrix *out = &t->problem.out;
+  size_t size = clora_dtype_size(out->dtype);
+  for (size_t at = 0; at < t->out_bytes / size; at++) {
+    size_t inside = at - out->offset;
+    bool element =
+        at >= out->offset && inside / out->stride < out->rows && inside % out->stride < out->cols;
+    const unsigned char *before = t->guarded + at * size, *after = before + t->out_bytes;
+    CHECK(element || memcmp(before, after, size) == 0, CLORA_NO_VARIANT,
+          "wrote outside its output: element %zu of a buffer whose output begins at %zu with "
+          "%zu x %zu, stride %zu",
+          at, out->offset, out->rows, out->cols, out->stride);
+  }
+  return CLORA_OK;
+}
+
+/* Compares some rows, from `first` on, with the reference. */
+static clora_status check_rows(struct trial *t, size_t first, size_t rows, double *worst) {
+  const struct clora__problem *p = &t->problem;
+  size_t inner = p->in.cols, cols = p->out.cols, size = clora_dtype_size(p->out.dtype);
+  struct clora__reference_product reference = {rows,         inner,
+                                               cols,         t->in + first * inner,
+                                               t->weight,    t->before + first * cols,
+                                               t->scale,     p->beta,
+                                               p->out.dtype, !t->context->device.keeps_subnormals};
+  clora__reference_product(&reference, t->expected, t->bound);
+  for (size_t i = 0; i < rows * cols; i++) {
+    size_t row = first + i / cols, col = i % cols;
+    float value, exact = clora__dtype_round(p->out.dtype, (float)t->expected[i]);
+    clora_unpack(p->out.dtype, 1,
+                 t->guarded + t->out_bytes + (p->out.offset + row * p->out.stride + col) * size,
+                 &value);
+    double error =
+        t->exact ? (value == exact ? 0 : INFINITY)
+                 : clora_reference_error(1, &value, &t->expected[i], &t->bound[i], p->out.dtype);
+    CHECK(error <= 1, CLORA_NO_VARIANT,
+          "element (%zu, %zu) of a %zu x %zu x %zu product, beta %g, is %.9g, should be %.9g "
+          "within %.3g",
+          row, col, p->out.rows, inner, cols, (double)p->beta, (double)value, t->expected[i],
+          t->exact ? 0 : t->bound[i]);
+    *worst = fmax(*worst, error);
+  }
+  return CLORA_OK;
+}
+
+/* All rows, or the first and the last ones of a large shape. */
+static clora_status check_values(struct trial *t, double *worst) {
+  size_t rows = t->problem.out.rows, cols = t->problem.out.cols;
+  bool whole = rows * cols * t->problem.in.cols <= WORK_LIMIT;
+  size_t some = whole ? rows : clora__min(rows, ROW_LIMIT);
+  TRY(clora__allocate(some * cols, sizeof *t->expected, &t->expected));
+  TRY(clora__allocate(some * cols, sizeof *t->bound, &t->bound));
+  TRY(check_rows(t, 0, some, worst));
+  return some < rows ? check_rows(t, rows - some, some, worst) : CLORA_OK;
+}
+
+static clora_status open_and_check(struct trial *t, const struct clora__plan *plan, uint32_t seed,
+                                   cl_mem *scratch, double *worst) {
+  struct clora__problem *p = &t->problem;
+  p->in.mem = p->weight.mem = p->out.mem = NULL;
+  TRY(fill_scale(t));
+  TRY(fill(t->context, &p->in, seed + 1, t->exact, &t->in));
+  TRY(fill(t->context, &p->weight, seed + 2, t->exact, &t->weight));
+  TRY(fill_output(t, seed + 3));
+  size_t bytes = plan->variant->workspace_bytes ? plan->variant->workspace_bytes(p) : 0;
+  if (bytes > 0) TRY(clora__buffer(t->context, bytes, scratch));
+  TRY(run_trial(t, plan, (struct clora__scratch){*scratch, 0}));
+  TRY(check_guards(t));
+  return check_values(t, worst);
+}
+
+static void release(cl_mem mem) {
+  if (mem != NULL) clReleaseMemObject(mem);
+}
+
+static clora_status check_shape(clora_context *context, const struct clora__plan *plan,
+                                const struct clora__problem *shape, uint32_t seed, double *worst) {
+  struct trial t = {.context = context, .problem = *shape, .exact = seed % 2 == 0};
+  cl_mem scratch = NULL;
+  t.problem.scale = shape->scale;
+  clora_status status = open_and_check(&t, plan, seed, &scratch, worst);
+  release(t.problem.in.mem);
+  release(t.problem.weight.mem);
+  release(t.problem.out.mem);
+  release(shape->scale != NULL ? t.problem.scale : NULL);
+  release(scratch);
+  free(t.in);
+  free(t.weight);
+  free(t.before);
+  free(t.expected);
+  free(t.bound);
+  free(t.guarded);
+  return status;
+}
+
+/* ---- the verdict ---- */
+
+static clora_status build_and_check(clora_context *context, const struct clora__plan *plan,
+                                    const struct clora__problem *problem, double *worst) {
+  static const float betas[] = {0, 0.5f, 1};
+  struct clora__problem shapes[SHAPE_LIMIT];
+  if (plan->variant->source != NULL) TRY(clora__kernel_build(context, plan->kernel));
+  size_t count = choose_shapes(context, plan, problem, shapes);
+  CHECK(count > 0, CLORA_NO_VARIANT, "no shape to check it on");
+  for (uint32_t i = 0; i < 2 * count; i++) { /* every shape once exact, once rounded */
+    struct clora__problem *shape = &shapes[i / 2];
+    shape->beta = betas[i % 3];
+    if (!same_kernel(context, plan, shape)) shape->beta = 0; /* it takes no beta */
+    TRY(check_shape(context, plan, shape, i, worst));
+  }
+  if (!plan->variant->long_running || !lengthen(context, plan, &shapes[count - 1])) return CLORA_OK;
+  struct clora__plan alone = {plan->variant, plan->kernel, 0};
+  return check_shape(context, &alone, &shapes[count - 1], 2 * (uint32_t)count, worst);
+}
+
+static void conclude(clora_context *context, const struct clora__plan *plan, clora_status status,
+                     double worst, uint64_t start_ns) {
+  struct clora__kernel *kernel = plan->kernel;
+  char knobs[512];
+  clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
+  double ms = (double)(clora__clock_ns() - start_ns) * 1e-6;
+  kernel->error = worst;
+  if (status == CLORA_OK) {
+    clora__log(&context->log, CLORA_LOG_INFO,
+               "%s (%s) passed its check on %s: %.3f of the bound, built and checked in %.0f ms",
+               kernel->function, knobs, context->device.name, worst, ms);
+    kernel->verdict = CLORA__PASSED;
+    return;
+  }
+  snprintf(kernel->reason, sizeof kernel->reason, "%s", clora_error());
+  clora__log(&context->log, CLORA_LOG_WARNING, "%s (%s) is refused on %s: %s", kernel->function,
+             knobs, context->device.name, kernel->reason);
+  kernel->verdict = CLORA__REFUSED;
+}
+
+clora_status clora__verdict(clora_context *context, const struct clora__plan *plan,
+                            const struct clora__problem *problem) {
+  struct clora__kernel *kernel = plan->kernel;
+  clora_status status = CLORA_OK;
+  pthread_mutex_lock(&kernel->preparing);
+  if (kernel->verdict == CLORA__UNCHECKED) { /* else another thread was faster */
+    double worst = 0;
+    uint64_t start_ns = clora__clock_ns();
+    status = build_and_check(context, plan, problem, &worst);
+    bool starved = status == CLORA_OUT_OF_MEMORY;
+    if (!starved) {
+      conclude(context, plan, status, worst, start_ns);
+      status = CLORA_OK;
+    } else {
+      clora__kernel_unbuild(kernel);
+    }
+  }
+  pthread_mutex_unlock(&kernel->preparing);
+  return status;
+}

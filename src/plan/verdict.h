@@ -1,0 +1,14 @@
+/* The verdict gate: no kernel serves on a device before it computed awkward shapes there as the
+ * definition says.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_PLAN_VERDICT_H
+#define CLORA_PLAN_VERDICT_H
+
+#include "plan/plan.h"
+
+/* Builds the plan's kernel and checks it, unless that was done; sets its verdict. Fails only when
+ * the check itself could not be made, for want of memory; a wrong kernel is a verdict. */
+clora_status clora__verdict(clora_context *context, const struct clora__plan *plan,
+                            const struct clora__problem *problem);
+
+#endif

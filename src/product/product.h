@@ -1,0 +1,29 @@
+/* The products: each is a table of variants, best first.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_PRODUCT_PRODUCT_H
+#define CLORA_PRODUCT_PRODUCT_H
+
+#include "plan/plan.h"
+
+/* A tall matrix times a small one, long inner dimension, into f32: t = x A. No beta. */
+extern const struct clora__product clora__shrink;
+
+/* Short inner dimension r: y = beta*y + scale * t B, and W = beta*W + scale * A B. */
+extern const struct clora__product clora__expand;
+
+/* Rows that stand in both tables. */
+extern const struct clora__variant clora__plain;
+extern const struct clora__variant clora__clblast;
+
+/* Work-items a group and vector width that a CPU device wants: 4, 8 or 16 lanes. */
+unsigned clora__cpu_width(const clora_device *device);
+
+/* Why the `cpu` family does not serve; NULL: it does. */
+const char *clora__cpu_misfit(const clora_device *device);
+
+/* Splits rows x cols into groups that keep `units` units of a CPU busy, each a whole number of
+ * tiles and worth handing out. One work-item is one group. */
+struct clora__grid clora__cpu_grid(unsigned units, const struct clora__problem *problem,
+                                   size_t tile_rows, size_t tile_cols);
+
+#endif
