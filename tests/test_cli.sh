@@ -1,0 +1,292 @@
+#!/usr/bin/env bash
+# Every command of the tool: what it prints, its exit codes, and what it refuses. Skipped (77) where
+# there is no OpenCL device.
+#   test_cli.sh CLORA DATA_DIR
+# SPDX-License-Identifier: Apache-2.0
+set -uo pipefail
+clora=$1 data=$2
+real=$data/minilm-lora
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+failures=0
+
+fail() {
+  echo "FAILED: $*"
+  sed 's/^/    out: /' out
+  sed 's/^/    err: /' err
+  failures=$((failures + 1))
+}
+
+# expect CODE ARGUMENTS...: runs the tool; its output is left in the files out and err.
+expect() {
+  local code=$1 got
+  shift
+  "$clora" "$@" >out 2>err
+  got=$?
+  called=$*
+  [ "$got" = "$code" ] || fail "clora $* gave $got, not $code"
+}
+
+# says FILE PATTERN...: the file holds a line of each pattern.
+says() {
+  local file=$1 pattern
+  shift
+  for pattern in "$@"; do
+    grep -qE -e "$pattern" "$file" || fail "clora $called: $file does not say $pattern"
+  done
+}
+
+says_nothing() {
+  [ ! -s "$1" ] || fail "clora $called: $1 is not empty"
+}
+
+# One object from the first to the last line, with the keys; and the quotes are pairs.
+is_json() {
+  local key
+  [ "$(head -n 1 out)" = "{" ] && [ "$(tail -n 1 out)" = "}" ] || fail "clora $called: not JSON"
+  [ $(($(tr -cd '"' <out | wc -c) % 2)) = 0 ] || fail "clora $called: a quote is open"
+  for key in "$@"; do says out "\"$key\": "; done
+}
+
+absent() {
+  [ ! -e "$1" ] || fail "clora $called: left $1 behind"
+}
+
+# npy FILE SHAPE [VALUE...]: an array of f32, each value as the eight hexadecimal digits of its bytes.
+npy() {
+  local file=$1 header
+  header="{'descr': '<f4', 'fortran_order': False, 'shape': $2, }"
+  shift 2
+  printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "$header" >"$file"
+  for value in "$@"; do printf "$(sed 's/../\\x&/g' <<<"$value")" >>"$file"; done
+}
+
+one=0000803f zero=00000000
+
+# ---- without a device ----
+
+expect 0
+says out '^Usage: clora COMMAND' '^  verify ' '^  init '
+expect 0 -h
+says out '^Usage: clora COMMAND'
+expect 0 --version
+says out '^clora [0-9]+\.[0-9]+\.[0-9]+$'
+for command in devices init inspect run verify weight; do
+  expect 0 help $command
+  says out "^Usage: clora $command" '^Options:' '^Examples:' "^  clora $command" '  --json '
+  cp out by_help
+  expect 0 $command -h
+  cmp -s out by_help || fail "clora help $command and clora $command -h differ"
+  says_nothing err
+done
+expect 2 inspct
+says err 'unknown command "inspct"; did you mean inspect\?' '^See: clora -h'
+says_nothing out
+expect 2 frobnicate
+says err 'unknown command "frobnicate"$'
+expect 2 help frobnicate
+
+expect 2 inspect
+says err '^clora inspect: ADAPTER is missing' '^See: clora inspect -h'
+expect 2 inspect a b
+says err 'one ADAPTER expected, got "a" and "b"'
+expect 2 inspect "" --json
+says err 'ADAPTER is empty'
+expect 2 inspect a --frob
+says err '--frob is unknown'
+expect 2 inspect a -q
+says err 'unknown option -q'
+expect 2 inspect a --json=yes
+says err '--json takes no value'
+expect 2 run a -x
+says err '-x takes a value'
+expect 2 run a -o y.npy
+says err '-x is missing'
+expect 2 run a -x x.npy
+says err '-o is missing'
+expect 2 run a -x x.npy -o y.npy --beta 1
+says err '--beta is 1, and --y is missing'
+expect 2 run a -x x.npy -o y.npy --y y0.npy
+says err '--y is y0.npy, and --beta is 0'
+expect 2 run a -x x.npy -o y.npy --beta 1x
+says err '--beta is "1x", not a finite number'
+expect 2 run a -x x.npy -o y.npy --beta 1e39
+expect 2 run a -x x.npy -o y.npy --dtype f64
+says err '--dtype is "f64", not one of f32, f16, bf16'
+expect 2 run a -x x.npy -o y.npy --variant best
+says err '--variant is "best", not one of .*plain'
+for number in 0 -3 3.5 0x10 ' 3' 3a '' 99999999999999999999; do
+  expect 2 init --dim "$number" --dim-out 3 -o new
+  says err '--dim is ".*", not a whole number from 1 to'
+done
+expect 2 init --dim 3 -o new
+says err '--dim-out is missing'
+expect 2 init --dim 3 --dim-out 4 --alpha 0 -o new
+says err 'alpha is 0'
+expect 2 devices extra
+says err 'unexpected "extra"'
+
+for command in devices verify 'init --dim 3 --dim-out 4 -o new' 'verify --device all'; do
+  OCL_ICD_VENDORS=/nonexistent expect 3 $command
+  says err "^clora ${command%% *}: .*pocl-opencl-icd"
+done
+absent new
+OCL_ICD_VENDORS=/nonexistent expect 3 devices --json
+is_json devices empty_platforms
+
+expect 0 inspect "$real"
+says out '^layer .*d_in .*d_out .*r .*alpha .*mode .*scale .*dtype$' '^12 layers, 73728 values$' \
+  '^encoder.layer.0.attention.self.query +384 +384 +8 +16 +alpha/r +2 +f32$'
+says_nothing err
+expect 0 inspect --json "$real"
+is_json adapter layers values
+says out '"name": "encoder.layer.5.attention.self.value"' '"scale": 2.0' '"mode": "alpha/r"'
+expect 0 inspect "$real/bf16"
+says out ' bf16$'
+expect 1 inspect missing
+says err '^clora inspect: .*missing'
+
+"$clora" inspect "$real" >/dev/full 2>err
+[ $? = 1 ] || fail "a full stdout is not exit 1"
+says err 'cannot write to stdout'
+"$clora" inspect --json "$real" >&- 2>err
+[ $? = 1 ] || fail "a closed stdout is not exit 1"
+"$clora" inspect "$real" 2>&- >out
+[ $? = 0 ] || fail "a closed stderr is a failure"
+says out '^12 layers'
+
+# Control characters of names do not reach the terminal.
+expect 1 inspect $'bad\033[31m\nname'
+says err 'bad\\x1b\[31m'
+[ "$(tr -cd '\033' <err | wc -c)" = 0 ] || fail "an escape character was printed"
+
+# ---- with a device ----
+
+if ! "$clora" devices >out 2>err; then
+  [ $failures = 0 ] || exit 1
+  echo "skipped the rest: no OpenCL device here"
+  exit 77
+fi
+called=devices
+says out '^[0-9]+:[0-9]+ ' '^  type ' '^  forward +f32 +from +1 row +shrink [a-z]+, expand [a-z]+$' \
+  '^  weight +bf16 +'
+expect 0 devices --json
+is_json devices selector driver compute_units serving
+expect 3 verify --device 99:99
+says err 'no device matches "99:99"'
+
+expect 0 init --dim 5 --dim-out 3 --rank 2 --alpha 4 --seed 7 --name a.b -o first
+says out '^first: layer a.b, 5 -> 3, r 2, alpha 4, scale 2, normal, seed 7$'
+expect 0 inspect first
+says out '^a.b +5 +3 +2 +4 +alpha/r +2 +f32$' '^1 layer, 16 values$'
+expect 0 init --dim 5 --dim-out 3 --rank 2 --alpha 4 --seed 7 --name a.b -o again --json
+is_json adapter name d_in scale seed
+cmp -s first/adapter_model.safetensors again/adapter_model.safetensors || fail "the seed is not all"
+expect 0 init --dim 5 --dim-out 3 --init lora -o start
+says out ', lora, seed 0$'
+expect 0 init --dim 5 --dim-out 3 --rank 2 --alpha 4 --seed 8 -o other
+touch file
+expect 1 init --dim 5 --dim-out 3 -o file/below
+says err '^clora init: .*file/below'
+
+# The forward of the identity is the weight; with one leading dimension more, and in 16 bits too.
+identity=()
+for i in 0 1 2 3 4; do
+  for k in 0 1 2 3 4; do
+    if [ $i = $k ]; then identity+=($one); else identity+=($zero); fi
+  done
+done
+npy x.npy '(5, 5)' "${identity[@]}"
+npy x3.npy '(1, 5, 5)' "${identity[@]}"
+npy x1.npy '(5,)' $one $zero $zero $zero $zero
+npy none.npy '(2, 0, 5)'
+expect 0 weight first -o w.npy
+says out '^variants +expand ' '^wrote +w.npy \[5, 3\], \[d_in, d_out\]$'
+expect 0 weight first --layer b --transpose -o wt.npy --json
+is_json layer scale variants weight_ms output transposed
+[ "$(wc -c <w.npy)" = 188 ] && [ "$(wc -c <wt.npy)" = 188 ] || fail "the size of a weight"
+cmp -s w.npy wt.npy && fail "a transposed weight is the weight"
+expect 0 run first -x x.npy -o y.npy --expect w.npy
+says out '^layer +a.b, 5 -> 3, r 2, scale 2$' '^device +[0-9]+:[0-9]+ ' \
+  '^variants +shrink [a-z]+, expand [a-z]+$' '^rows +5, stored as f32$' '^time +[0-9.]+ ms, after' \
+  '^error +[0-9.e-]+ of the bound: ok \(w.npy\)$' '^wrote +y.npy \[5, 3\]$'
+says_nothing err
+for dtype in f16 bf16; do
+  expect 0 run first -x x.npy --dtype $dtype --expect w.npy
+  says out "stored as $dtype$"
+  expect 0 weight first --dtype $dtype -o w_$dtype.npy
+done
+expect 0 run first -x x.npy --variant plain --expect w.npy --json
+is_json layer device rows dtype variants forward_ms prepare_ms error_over_bound ok
+says out '"ok": true' 'shrink plain: serves'
+expect 0 run first -x x3.npy -o y3.npy
+says out '^wrote +y3.npy \[1, 5, 3\]$'
+expect 0 run first -x x1.npy -o y1.npy
+says out '^rows +1,' '\[3\]$'
+expect 0 run first -x none.npy -o y0.npy
+says out '^rows +0,' '^wrote +y0.npy \[2, 0, 3\]$'
+expect 0 run first -x none.npy --expect y0.npy
+
+# beta*y: W + I W = 2 W; and half of it less.
+expect 0 run first -x x.npy --beta 1 --y w.npy -o twice.npy
+expect 0 run first -x x.npy --beta -1 --y twice.npy -o minus.npy
+expect 4 run first -x x.npy --expect twice.npy
+says err '^clora run: twice.npy is not what was computed'
+says out '^error .* WRONG '
+expect 4 run first -x x.npy -o kept.npy --expect minus.npy --json
+says out '"ok": false'
+for dtype in f32 f16 bf16; do
+  expect 0 run first -x x.npy --beta 1 --y w.npy --expect twice.npy --dtype $dtype
+done
+expect 4 run other -x x.npy --expect w.npy
+
+# What does not fit is named, with both values, and nothing is written.
+npy wrong.npy '(2, 4)' $one $one $one $one $one $one $one $one
+npy scalar.npy '()' $one
+expect 1 run first -x wrong.npy -o bad.npy
+says err 'wrong.npy has the shape \[2, 4\], whose last dimension is 4; layer a.b has d_in 5'
+expect 1 run first -x scalar.npy -o bad.npy
+says err 'scalar.npy has the shape \[\]'
+expect 1 run first -x x.npy --beta 1 --y x.npy -o bad.npy
+says err 'x.npy has the shape \[5, 5\], y has \[5, 3\]'
+expect 1 run first -x x.npy --expect y3.npy -o bad.npy
+says err 'y3.npy has the shape \[1, 5, 3\], y has \[5, 3\]'
+expect 1 run first -x first/adapter_config.json -o bad.npy
+says err 'adapter_config.json'
+expect 1 run first -x missing.npy -o bad.npy
+says err 'missing.npy'
+expect 1 run first -x x.npy -o missing/bad.npy
+says err 'missing/bad.npy'
+expect 1 run first --layer c -x x.npy -o bad.npy
+says err 'a\.b'
+absent bad.npy
+head -c 150 x.npy >cut.npy
+expect 1 run first -x cut.npy -o bad.npy
+says err 'cut.npy'
+absent bad.npy
+
+# The real adapter on real activations, against PyTorch's numbers.
+expect 1 run "$real" --layer query -x x.npy -o bad.npy
+says err 'encoder.layer.0.attention.self.query' 'encoder.layer.5.attention.self.query'
+for layer in encoder.layer.0.attention.self.query encoder.layer.3.attention.self.value \
+  encoder.layer.5.attention.self.query; do
+  for dtype in f32 f16 bf16; do
+    expect 0 run "$real" --layer ${layer#encoder.} -x "$real/activations/x.$layer.npy" \
+      --expect "$real/activations/delta.$layer.npy" --dtype $dtype -o y.npy
+    says out "^layer +$layer, 384 -> 384, r 8, scale 2$" 'of the bound: ok'
+  done
+done
+
+expect 0 verify --variant plain
+says out '^device +variant +dtype +operation +shapes +worst +verdict$' \
+  '^[0-9]+:[0-9]+ +plain +f32 +forward +12/12 +0\.[0-9]+ +ok$' \
+  '^[0-9]+:[0-9]+ +plain +bf16 +weight +12/12 +0\.[0-9]+ +ok$'
+says_nothing err
+expect 0 verify --variant plain --json
+is_json rows device variant worst_error_over_bound verdict reason
+"$clora" verify --variant plain >/dev/full 2>err
+[ $? = 1 ] || fail "verify on a full stdout is not exit 1"
+
+[ $failures = 0 ] && echo "every command behaves"
+[ $failures = 0 ]

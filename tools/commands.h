@@ -1,0 +1,13 @@
+/* The commands, one a file. Each takes its own name as argv[0] and gives the exit code.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_TOOL_COMMANDS_H
+#define CLORA_TOOL_COMMANDS_H
+
+int run_devices(int argc, char **argv);
+int run_init(int argc, char **argv);
+int run_inspect(int argc, char **argv);
+int run_forward(int argc, char **argv); /* clora run */
+int run_verify(int argc, char **argv);
+int run_weight(int argc, char **argv);
+
+#endif

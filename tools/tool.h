@@ -1,0 +1,190 @@
+/* What the commands of the tool share: the option table that feeds both getopt_long() and the help
+ * text, messages and exit codes, a device with its queue, and JSON. What a command does is in the
+ * file of its name.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_TOOL_H
+#define CLORA_TOOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+#include "clora.h"
+
+/* The exit codes of every command. */
+enum {
+  TOOL_OK = 0,
+  TOOL_FAILURE = 1,
+  TOOL_USAGE = 2,
+  TOOL_NO_DEVICE = 3,
+  TOOL_WRONG = 4, /* a numeric check failed */
+};
+
+/* One call of a command: what every command is asked. */
+struct tool {
+  const char *command; /* "run" */
+  bool json, verbose;
+  const char *device;  /* a selector, or NULL: the best device */
+  int exit_code;       /* of a call that ends with the options, see tool_parse() */
+  bool shows_progress; /* a progress line stands on stderr */
+};
+
+/* Passes an exit code on, or turns a status into a message and an exit code. */
+#define TOOL_TRY(call)                       \
+  do {                                       \
+    int tool_try_code = (call);              \
+    if (tool_try_code) return tool_try_code; \
+  } while (0)
+
+#define TOOL_CLORA(tool, call)                                               \
+  do {                                                                       \
+    clora_status tool_status = (call);                                       \
+    if (tool_status != CLORA_OK) return tool_fail_status(tool, tool_status); \
+  } while (0)
+
+#define TOOL_CL(tool, what, code)                                                      \
+  do {                                                                                 \
+    cl_int tool_cl_code = (code);                                                      \
+    if (tool_cl_code != CL_SUCCESS) return tool_fail_opencl(tool, what, tool_cl_code); \
+  } while (0)
+
+/* ---- options ---- */
+
+enum tool_kind {
+  TOOL_SWITCH, /* to a bool */
+  TOOL_TEXT,   /* to a const char *; not empty */
+  TOOL_NUMBER, /* to an uint64_t from `least` to `most` */
+  TOOL_REAL,   /* to a double, finite */
+  TOOL_CHOICE, /* to a size_t: the index of the name */
+};
+
+struct tool_option {
+  char letter; /* 0: the long name alone */
+  const char *name, *value, *help;
+  enum tool_kind kind;
+  void *to;
+  bool is_required;
+  uint64_t least, most;
+  const char *(*choice)(size_t index); /* the names to choose from; NULL past the last */
+};
+
+struct tool_usage {
+  const char *synopsis; /* what follows "clora run " */
+  const char *about, *examples;
+  const char *operand; /* "ADAPTER"; NULL: the command takes none */
+  const char **operand_to;
+  bool uses_device; /* then it has --device and --verbose too */
+  const struct tool_option *options;
+  size_t option_count;
+};
+
+/* The last words of an option's row. */
+#define TOOL_REQUIRED .is_required = true
+#define TOOL_OPTIONAL .is_required = false
+#define TOOL_RANGE(first, last) .least = (first), .most = (last)
+
+#define TOOL_LARGEST_DIMENSION 2147483647 /* what an int of a kernel can count */
+
+/* Choices: the dtypes, and the variants, of which SIZE_MAX is none. */
+const char *tool_dtype_choice(size_t index);
+const char *tool_variant_choice(size_t index);
+const char *tool_variant_of(size_t index);
+
+/* Reads argv. False when the command ends here, with tool->exit_code: after -h, or an error. */
+bool tool_parse(struct tool *tool, const struct tool_usage *usage, int argc, char **argv);
+
+/* The name most like `word`, or NULL when none is near. */
+const char *tool_nearest(const char *word, size_t count, const char *(*name)(size_t index));
+
+/* ---- messages ---- */
+
+/* Prints text with its control characters escaped, for names that come from files or drivers.
+ * Gives the number of columns; stream may be NULL, to count alone. */
+size_t tool_put(FILE *stream, const char *text);
+
+/* The same, filled with spaces to `width` columns on stdout. */
+void tool_put_column(const char *text, size_t width);
+
+/* Print "clora run: ..." on stderr and give the exit code. */
+__attribute__((format(printf, 3, 4))) int tool_fail(struct tool *tool, int code, const char *format,
+                                                    ...);
+int tool_fail_status(struct tool *tool, clora_status status);
+int tool_fail_opencl(struct tool *tool, const char *what, cl_int code);
+
+/* A line on stderr that the next output replaces; nothing unless stderr is a terminal. */
+__attribute__((format(printf, 2, 3))) void tool_progress(struct tool *tool, const char *format,
+                                                         ...);
+void tool_end_progress(struct tool *tool);
+
+/* ---- JSON ---- */
+
+json_t *tool_json_text(const char *text);
+json_t *tool_json_real(double value);     /* null when not finite: JSON has no word for it */
+json_t *tool_json_number(uint64_t value); /* a string above what a JSON integer holds here */
+json_t *tool_json_lines(const char *text);
+
+/* Prints the object on stdout and releases it. */
+int tool_print_json(struct tool *tool, json_t *object);
+
+/* ---- layers of adapters ---- */
+
+struct tool_layer {
+  clora_adapter *adapter;
+  size_t index;
+  clora_adapter_layer about;
+};
+
+int tool_layer_open(struct tool *tool, const char *path, const char *name,
+                    struct tool_layer *layer);
+void tool_layer_close(struct tool_layer *layer);
+
+/* "alpha/r", "alpha/sqrt(r)", "explicit". */
+const char *tool_mode_name(clora_scale_mode mode);
+
+/* "shrink cpu, expand cpu": the short of what clora_explain_*() wrote. */
+void tool_serving(const char *explained, char *text, size_t size);
+
+/* "[120, 384]". */
+#define TOOL_SHAPE_SIZE 256
+void tool_shape(const clora_array *array, char *text, size_t size);
+
+/* ---- a device ---- */
+
+struct tool_session {
+  clora_context *context;
+  cl_command_queue queue;
+};
+
+/* variant may be NULL. What the library logs goes to stderr. */
+int tool_session_open(struct tool *tool, const char *selector, const char *variant,
+                      struct tool_session *session);
+void tool_session_close(struct tool_session *session);
+
+/* "0:0 NAME". */
+void tool_device_title(const clora_device *device, char *title, size_t size);
+
+/* rows * cols, or an error that names what is too large. */
+int tool_count(struct tool *tool, const char *what, size_t rows, size_t cols, size_t *count);
+
+/* Allocates `count` values of f32, at least one. */
+int tool_allocate(struct tool *tool, const char *what, size_t count, float **values);
+
+/* Creates a buffer of `bytes` from `stored`, which may be NULL: then the content is undefined. */
+int tool_buffer(struct tool *tool, const struct tool_session *session, const char *what,
+                size_t bytes, void *stored, cl_mem *mem);
+
+/* Host values to a new buffer in `dtype`, and back. The latter blocks. */
+int tool_upload(struct tool *tool, const struct tool_session *session, const char *what,
+                clora_dtype dtype, size_t count, const float *values, cl_mem *mem);
+int tool_download(struct tool *tool, const struct tool_session *session, const char *what,
+                  clora_dtype dtype, size_t count, cl_mem mem, float *values);
+
+/* Waits for a command and checks that it worked; releases the event. */
+int tool_wait(struct tool *tool, const char *what, cl_event event);
+
+double tool_time_ms(void);
+
+#endif
