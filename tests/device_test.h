@@ -1,0 +1,109 @@
+/* What the tests that need a device share: contexts, buffers with guard zones, and one call checked
+ * against the reference.
+ *
+ * CLORA_TEST_DEVICE is the selector of the device. CLORA_TEST_SUITE is tiny, short, normal (when it
+ * is not set) or full. CLORA_TEST_MAY_REFUSE is set for drivers that are known to compute some
+ * kernels wrongly: a kernel that the verdict gate refused there is reported, not failed.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_DEVICE_TEST_H
+#define CLORA_DEVICE_TEST_H
+
+#include "clora_test.h"
+#include "device/context.h"
+
+enum suite { TINY, SHORT, NORMAL, FULL };
+enum suite suite_size(void);
+
+/* Runs the cases in this very process (a forked child of a process that uses OpenCL hangs), or
+ * prints why there is nothing to run on and returns SKIPPED. */
+int run_device_cases(const char *name, const TTest *const *cases, size_t count);
+
+#define DEVICE_TEST_MAIN(name, ...)                                     \
+  int main(void) {                                                      \
+    const TTest *const cases[] = {__VA_ARGS__};                         \
+    return run_device_cases(name, cases, sizeof cases / sizeof *cases); \
+  }
+
+/* A context for one variant (NULL: any), made once a process and kept. */
+clora_context *context_of(const char *variant);
+
+/* The variants of the library that are worth running on this device, NULL-terminated. */
+const char *const *variants_here(void);
+
+/* What the contexts of context_of() logged last as a warning. */
+const char *last_warning(void);
+void remember_warning(clora_log_level level, const char *message, void *user);
+
+/* An in-order queue, and an out-of-order one or NULL with the reason printed. */
+cl_command_queue ordered_queue(clora_context *context);
+cl_command_queue unordered_queue(clora_context *context);
+
+/* Repeatable values: standard normal, rounded to the dtype. */
+float *random_values(size_t count, clora_dtype dtype, uint64_t seed);
+
+/* How a matrix is laid out in its buffer. */
+struct layout {
+  clora_dtype dtype;
+  size_t offset, padding; /* elements before the first, and after each stored row */
+  bool transposed;
+};
+
+/* A buffer with a matrix in it and guard zones everywhere else. */
+struct guarded {
+  clora_matrix matrix;
+  size_t bytes;
+  unsigned char *before; /* the whole buffer as it was filled */
+};
+
+/* values [rows, cols], or NULL: NaN. */
+struct guarded guarded_create(clora_context *context, size_t rows, size_t cols,
+                              struct layout layout, const float *values);
+
+/* Reads the elements back; fails the test when anything outside them changed. */
+float *guarded_read(clora_context *context, const struct guarded *guarded);
+void guarded_free(struct guarded *guarded);
+
+/* One forward call. */
+struct forward_case {
+  size_t rows, d_in, r, d_out;
+  float beta;
+  struct layout x, a, b, y;
+  bool wants_t, own_scratch, own_layer; /* own_layer: A, B owned by the layer, layouts unused */
+  bool unordered;
+};
+
+/* Runs it on the device and compares y, and t when wanted, with the reference; fails the test with
+ * the case in words. Returns the error over the bound, or NaN when the gate refused the kernel and
+ * may do so here. */
+double check_forward(clora_context *context, const struct forward_case *c, uint64_t seed);
+
+struct weight_case {
+  size_t d_in, r, d_out;
+  float beta;
+  struct layout a, b, w;
+};
+
+double check_weight(clora_context *context, const struct weight_case *c, uint64_t seed);
+
+/* Sums up the cases of one variant. */
+struct tally {
+  clora_context *context;
+  bool f32_only; /* CLBlast */
+  size_t cases, refused;
+  double worst;
+};
+void tally_add(struct tally *tally, double error);
+void tally_report(const char *operation, const char *variant, const struct tally *tally);
+
+/* Calls visit with `levels[f]` values a factor, so that every pair of values of every two factors
+ * occurs; or, exhaustively over the first `product` factors, all their combinations. */
+#define FACTOR_LIMIT 20
+typedef void (*visit_function)(const unsigned *levels, uint64_t seed, void *data);
+void visit_pairs(size_t factors, const unsigned *levels, visit_function visit, void *data);
+void visit_product(size_t factors, const unsigned *levels, size_t product, visit_function visit,
+                   void *data);
+
+/* A small repeatable generator for choices. */
+unsigned choice(uint64_t *state, unsigned below);
+
+#endif

@@ -1,0 +1,152 @@
+/* Every memory and OpenCL call that can fail is made to fail once: the call reports it, nothing
+ * crashes, nothing leaks (the sanitizer builds look), and the next try works.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "device_test.h"
+
+/* Own contexts, so that nothing is built before the faults begin. */
+static clora_status open_context(clora_context **context) {
+  return clora_context_create(
+      &(clora_context_options){.selector = getenv("CLORA_TEST_DEVICE"), .variant = "plain"},
+      context);
+}
+
+static const clora_layer_options shape = {.dim = 12, .dim_out = 9, .r = 3};
+
+static clora_status create_everything(void) {
+  clora_context *context = NULL;
+  clora_layer *layer = NULL;
+  clora_status status = open_context(&context);
+  if (status == CLORA_OK) status = clora_layer_create(context, &shape, &layer);
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+  return status;
+}
+
+/* Runs the step with the k-th call failing, for k = 1, 2, ... until it passes untouched. */
+static long walk(const char *name, clora_status (*step)(void *data), void *data, long stride) {
+  long k = 1;
+  for (; k < 100000; k += 1 + k / stride) {
+    clora__fault_at(k);
+    clora_status status = step(data);
+    bool untouched = clora__fault_at(0) > 0;
+    if (untouched) {
+      ck_assert_msg(status == CLORA_OK, "%s: %s", name, clora_error());
+      break;
+    }
+    ck_assert_msg(status != CLORA_OK, "%s: the failing call %ld went unnoticed", name, k);
+  }
+  printf("%s: %ld failing calls\n", name, k - 1);
+  return k;
+}
+
+static clora_status create_step(void *data) {
+  (void)data;
+  return create_everything();
+}
+
+struct fixture {
+  clora_context *context;
+  clora_layer *layer;
+  cl_command_queue queue, unordered;
+  struct guarded x, y, w;
+};
+
+static struct fixture make_fixture(void) {
+  struct fixture f = {0};
+  ck_ok(open_context(&f.context));
+  ck_ok(clora_layer_create(f.context, &shape, &f.layer));
+  f.x = guarded_create(f.context, 5, 12, (struct layout){0}, NULL);
+  f.y = guarded_create(f.context, 5, 9, (struct layout){0}, NULL);
+  f.w = guarded_create(f.context, 12, 9, (struct layout){0}, NULL);
+  f.queue = ordered_queue(f.context);
+  f.unordered = unordered_queue(f.context);
+  return f;
+}
+
+static void free_fixture(struct fixture *f) {
+  clReleaseCommandQueue(f->queue);
+  if (f->unordered != NULL) clReleaseCommandQueue(f->unordered);
+  guarded_free(&f->x);
+  guarded_free(&f->y);
+  guarded_free(&f->w);
+  clora_layer_destroy(f->layer);
+  clora_context_destroy(f->context);
+}
+
+/* A new context each time, or the second try would find the kernel built. */
+static clora_status prepare_step(void *data) {
+  (void)data;
+  clora_context *context = NULL;
+  clora_layer *layer = NULL;
+  clora_matrix x = {.rows = 5, .cols = 12}, y = {.rows = 5, .cols = 9};
+  clora_status status = open_context(&context);
+  if (status == CLORA_OK) status = clora_layer_create(context, &shape, &layer);
+  if (status == CLORA_OK) status = clora_prepare_forward(layer, &x, &y, NULL);
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+  return status;
+}
+
+static clora_status forward_on(struct fixture *f, cl_command_queue queue) {
+  cl_event done = NULL;
+  clora_status status =
+      clora_enqueue_forward(queue, f->layer, &f->x.matrix, &f->y.matrix, NULL, 0, NULL, &done);
+  if (done != NULL) {
+    clWaitForEvents(1, &done);
+    clReleaseEvent(done);
+  }
+  ck_assert_msg((status == CLORA_OK) == (done != NULL), "an event without success, or without one");
+  return status;
+}
+
+static clora_status forward_step(void *data) {
+  struct fixture *f = data;
+  return forward_on(f, f->queue);
+}
+
+static clora_status unordered_step(void *data) {
+  struct fixture *f = data;
+  return forward_on(f, f->unordered);
+}
+
+static clora_status weight_step(void *data) {
+  struct fixture *f = data;
+  return clora_enqueue_weight(f->queue, f->layer, &f->w.matrix, NULL, 0, NULL, NULL);
+}
+
+static clora_status transfer_step(void *data) {
+  struct fixture *f = data;
+  float values[36] = {0};
+  clora_status status = clora_layer_read_a(f->layer, values);
+  if (status == CLORA_OK) status = clora_layer_write_a(f->layer, values);
+  if (status == CLORA_OK) status = clora_layer_write_alpha(f->layer, 2);
+  return status;
+}
+
+START_TEST(creating_survives_every_fault) {
+  ck_assert_int_gt(walk("create", create_step, NULL, 1000), 8);
+}
+END_TEST
+
+START_TEST(preparing_survives_faults) {
+  /* hundreds of calls, each trial with a build: all the early ones, then ever fewer */
+  long stride = suite_size() == FULL ? 100000 : suite_size() == NORMAL ? 24 : 4;
+  ck_assert_int_gt(walk("prepare", prepare_step, NULL, stride), 40);
+}
+END_TEST
+
+START_TEST(calls_survive_every_fault) {
+  struct fixture f = make_fixture();
+  ck_ok(clora_prepare_forward(f.layer, &f.x.matrix, &f.y.matrix, NULL));
+  ck_ok(clora_prepare_weight(f.layer, &f.w.matrix, NULL));
+  ck_assert_int_gt(walk("forward", forward_step, &f, 100000), 30);
+  if (f.unordered != NULL) walk("forward, out of order", unordered_step, &f, 100000);
+  ck_assert_int_gt(walk("weight", weight_step, &f, 100000), 20);
+  ck_assert_int_gt(walk("transfers", transfer_step, &f, 100000), 4);
+  clFinish(f.queue);
+  free_fixture(&f);
+}
+END_TEST
+
+DEVICE_TEST_MAIN("faults", creating_survives_every_fault, preparing_survives_faults,
+                 calls_survive_every_fault)

@@ -1,0 +1,647 @@
+/* PEFT's adapter folders: what PEFT itself saved, with its own numbers; everything that must be
+ * refused; and folders that we save.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "clora_test.h"
+
+#include <jansson.h>
+#include <math.h>
+
+#include "base/os.h"
+#include "file/peft.h"
+#include "file/safetensors.h"
+#include "files.h"
+
+#define FORMATS TEST_DATA "/formats/"
+
+static json_t *load_json(const char *folder, const char *name) {
+  char path[512];
+  json_error_t error;
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  json_t *json = json_load_file(path, 0, &error);
+  ck_assert_msg(json != NULL, "%s: %s", path, error.text);
+  return json;
+}
+
+static clora_array load_array(const char *folder, const char *name) {
+  char path[512];
+  clora_array array;
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  ck_ok(clora_array_load(path, &array));
+  return array;
+}
+
+static const struct clora__host_layer *find(const struct clora__host_layers *layers,
+                                            const char *name) {
+  for (size_t n = 0; n < layers->count; n++) {
+    if (strcmp(layers->items[n].about.name, name) == 0) return &layers->items[n];
+  }
+  ck_abort_msg("no layer %s", name);
+  return NULL;
+}
+
+/* The values in a file named by expect.json agree with our definition applied to the layer. The
+ * file was computed in f64 from the stored weights and rounded to f32. */
+static void ck_delta(const char *folder, const json_t *expected, const char *which,
+                     const struct clora__host_layer *layer) {
+  const char *file = json_string_value(json_object_get(expected, which));
+  if (file == NULL) return;
+  clora_array x = load_array(folder, json_string_value(json_object_get(expected, "x")));
+  clora_array delta = load_array(folder, file);
+  const clora_adapter_layer *about = &layer->about;
+  size_t rows = x.shape[0];
+  ck_assert_uint_eq(x.shape[x.rank - 1], about->d_in);
+  ck_assert_uint_eq(delta.count, rows * about->d_out);
+  double *y = calloc(delta.count, sizeof *y), *bound = calloc(delta.count, sizeof *bound);
+  ck_ok(clora_reference_forward(&(clora_reference){.rows = rows,
+                                                   .d_in = about->d_in,
+                                                   .r = about->r,
+                                                   .d_out = about->d_out,
+                                                   .x = x.values,
+                                                   .a = layer->a,
+                                                   .b = layer->b,
+                                                   .scale = about->scale},
+                                y, bound));
+  double error = clora_reference_error(delta.count, delta.values, y, bound, CLORA_F32);
+  ck_assert_msg(error <= 1, "%s: error / bound = %g", file, error);
+  free(y);
+  free(bound);
+  clora_array_free(&x);
+  clora_array_free(&delta);
+}
+
+static double expected_number(const json_t *expected, const char *key) {
+  return json_number_value(json_object_get(expected, key));
+}
+
+START_TEST(agrees_with_peft) {
+  static const struct {
+    const char *folder;
+    size_t count;
+    clora_dtype dtype;
+    clora_scale_mode mode;
+  } rows[] = {
+      {TEST_DATA "/minilm-lora", 12, CLORA_F32, CLORA_ALPHA_OVER_R},
+      {TEST_DATA "/minilm-lora/f16", 12, CLORA_F16, CLORA_ALPHA_OVER_R},
+      {TEST_DATA "/minilm-lora/bf16", 12, CLORA_BF16, CLORA_ALPHA_OVER_R},
+      {FORMATS "plain", 4, CLORA_F32, CLORA_ALPHA_OVER_R},
+      {FORMATS "rslora", 4, CLORA_F32, CLORA_ALPHA_OVER_SQRT_R},
+      {FORMATS "patterns", 8, CLORA_F32, CLORA_ALPHA_OVER_R},
+      {FORMATS "f16", 4, CLORA_F16, CLORA_ALPHA_OVER_R},
+      {FORMATS "bf16", 4, CLORA_BF16, CLORA_ALPHA_OVER_R},
+      {FORMATS "all_linear", 14, CLORA_F32, CLORA_ALPHA_OVER_R},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    struct clora__host_layers layers = {0};
+    ck_assert(clora__peft_recognises(rows[n].folder));
+    ck_ok(clora__peft_load(rows[n].folder, &layers));
+    ck_assert_uint_eq(layers.count, rows[n].count);
+    json_t *document = load_json(rows[n].folder, "expect.json"), *expected;
+    size_t index;
+    json_array_foreach(json_object_get(document, "layers"), index, expected) {
+      const struct clora__host_layer *layer =
+          find(&layers, json_string_value(json_object_get(expected, "layer")));
+      const clora_adapter_layer *about = &layer->about;
+      ck_assert_uint_eq(about->d_in, (size_t)expected_number(expected, "d_in"));
+      ck_assert_uint_eq(about->d_out, (size_t)expected_number(expected, "d_out"));
+      ck_assert_uint_eq(about->r, (size_t)expected_number(expected, "r"));
+      ck_assert_double_eq(about->alpha, expected_number(expected, "alpha"));
+      ck_assert_double_eq(about->scale, expected_number(expected, "scale"));
+      ck_assert_int_eq(about->dtype, rows[n].dtype);
+      ck_assert_int_eq(about->mode, rows[n].mode);
+      ck_delta(rows[n].folder, expected, "delta", layer);
+      ck_delta(rows[n].folder, expected, "delta_f32", layer);
+    }
+    json_decref(document);
+    clora__host_layers_free(&layers);
+  }
+}
+END_TEST
+
+START_TEST(refuses_what_peft_saves_and_it_does_not_compute) {
+  static const struct {
+    const char *folder, *words;
+  } rows[] = {
+      {FORMATS "dora", "adapter_config.json: \"use_dora\" is set"},
+      {FORMATS "lora_bias", "adapter_config.json: \"lora_bias\" is set"},
+      {FORMATS "modules_to_save", "adapter_config.json: \"modules_to_save\" is set"},
+      {FORMATS "embedding",
+       "tensor \"base_model.model.model.word_embeddings.lora_embedding_A\" is not supported: it "
+       "adapts an embedding"},
+      {FORMATS "pissa/raw", "\"init_lora_weights\" is \"pissa\""},
+      {FORMATS "pickle", "adapter_model.bin: a pickle, which can run code, is never opened"},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    struct clora__host_layers layers = {0};
+    ck_fails(clora__peft_load(rows[n].folder, &layers), CLORA_UNSUPPORTED, rows[n].words);
+    clora__host_layers_free(&layers);
+  }
+}
+END_TEST
+
+/* Writes a config: PEFT's own of the folder `plain`, with the members of a JSON text changed. */
+static void make_config(const char *changes) {
+  json_t *config = load_json(FORMATS "plain", "adapter_config.json");
+  json_error_t error;
+  json_t *change = json_loads(changes, 0, &error);
+  ck_assert_msg(change != NULL, "%s: %s", changes, error.text);
+  json_object_update(config, change);
+  ck_assert_int_eq(json_dump_file(config, own("adapter_config.json"), 0), 0);
+  json_decref(change);
+  json_decref(config);
+}
+
+static void copy_tensors(const char *from) {
+  size_t bytes;
+  char *file = read_file(from, &bytes);
+  write_file(own("adapter_model.safetensors"), file, bytes);
+  free(file);
+}
+
+static clora_status load_own(struct clora__host_layers *layers) {
+  *layers = (struct clora__host_layers){0};
+  return clora__peft_load(own_folder, layers);
+}
+
+static clora_status try_own(void) {
+  struct clora__host_layers layers;
+  clora_status status = load_own(&layers);
+  clora__host_layers_free(&layers);
+  return status;
+}
+
+START_TEST(accepts_harmless_configs) {
+  static const char *const rows[] = {
+      "{\"fan_in_fan_out\": true}",
+      "{\"init_lora_weights\": false}",
+      "{\"init_lora_weights\": \"gaussian\", \"use_dora\": null, \"bias\": null}",
+      "{\"init_lora_weights\": \"eva\", \"eva_config\": {\"rho\": 2.0}}",
+      "{\"rank_pattern\": null, \"alpha_pattern\": null, \"lora_dropout\": 0.5}",
+      "{\"a_field_of_the_future\": false, \"another\": {}, \"a_third\": \"\", \"last\": []}",
+      "{\"layers_to_transform\": [0, -1], \"megatron_config\": {\"a\": {\"b\": [1e3]}}}",
+  };
+  copy_tensors(FORMATS "plain/adapter_model.safetensors");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    make_config(rows[n]);
+    ck_ok(try_own());
+  }
+}
+END_TEST
+
+START_TEST(refuses_configs) {
+  static const struct {
+    const char *changes;
+    clora_status status;
+    const char *words;
+  } rows[] = {
+      {"{\"peft_type\": \"ADALORA\", \"init_r\": 12}", CLORA_UNSUPPORTED,
+       "\"peft_type\" is \"ADALORA\""},
+      {"{\"peft_type\": 1}", CLORA_BAD_FILE, "\"peft_type\" is not a string"},
+      {"{\"r\": 0}", CLORA_BAD_FILE, "\"r\" is not an integer of at least 1"},
+      {"{\"r\": -4}", CLORA_BAD_FILE, "\"r\" is not an integer of at least 1"},
+      {"{\"r\": 4.0}", CLORA_BAD_FILE, "\"r\" is not an integer of at least 1"},
+      {"{\"r\": \"4\"}", CLORA_BAD_FILE, "\"r\" is not an integer of at least 1"},
+      {"{\"r\": null}", CLORA_BAD_FILE, "\"r\" is not an integer of at least 1"},
+      {"{\"r\": 5000}", CLORA_UNSUPPORTED, "\"r\" is 5000, at most 4096"},
+      {"{\"r\": 5}", CLORA_BAD_FILE, "q_proj.lora_A.weight\" has rank 4, r says 5"},
+      {"{\"lora_alpha\": \"16\"}", CLORA_BAD_FILE, "\"lora_alpha\" is not a number"},
+      {"{\"lora_alpha\": null}", CLORA_BAD_FILE, "\"lora_alpha\" is not a number"},
+      {"{\"lora_alpha\": 4000001}", CLORA_UNSUPPORTED, "has the scale 1e+06, magnitudes up to"},
+      {"{\"lora_alpha\": -1e300}", CLORA_UNSUPPORTED, "has the scale -2.5e+299"},
+      {"{\"use_rslora\": \"yes\"}", CLORA_BAD_FILE, "\"use_rslora\" is neither true nor false"},
+      {"{\"fan_in_fan_out\": 1}", CLORA_BAD_FILE, "\"fan_in_fan_out\" is neither true nor false"},
+      {"{\"rank_pattern\": []}", CLORA_BAD_FILE, "\"rank_pattern\" is not an object"},
+      {"{\"rank_pattern\": {\"q_proj\": 7}}", CLORA_BAD_FILE, "has rank 4, rank_pattern says 7"},
+      {"{\"rank_pattern\": {\"q\": 0}}", CLORA_BAD_FILE, "\"rank_pattern: q\" is not an integer"},
+      {"{\"rank_pattern\": {\"q\": true}}", CLORA_BAD_FILE,
+       "\"rank_pattern: q\" is not an integer"},
+      {"{\"alpha_pattern\": {\"q\": null}}", CLORA_BAD_FILE,
+       "\"alpha_pattern: q\" is not a number"},
+      {"{\"alpha_pattern\": {\"a[\": 1}}", CLORA_BAD_FILE,
+       "\"alpha_pattern\": the key \"a[\" is not a regular expression: missing terminating ]"},
+      {"{\"alpha_pattern\": {\"\\\\C\": 1}}", CLORA_BAD_FILE, "is not a regular expression"},
+      {"{\"alpha_pattern\": {\"(?:.+)+[0-9]\": 1}}", CLORA_BAD_FILE,
+       "the key \"(?:.+)+[0-9]\" cannot be matched"},
+      {"{\"bias\": \"all\"}", CLORA_UNSUPPORTED, "\"bias\" is set"},
+      {"{\"bias\": \"lora_only\"}", CLORA_UNSUPPORTED, "\"bias\" is set"},
+      {"{\"init_lora_weights\": \"olora\"}", CLORA_UNSUPPORTED, "is \"olora\""},
+      {"{\"init_lora_weights\": \"pissa_niter_16\"}", CLORA_UNSUPPORTED, "is \"pissa_niter_16\""},
+      {"{\"init_lora_weights\": \"loftq\"}", CLORA_UNSUPPORTED, "is \"loftq\""},
+      {"{\"init_lora_weights\": \"corda\"}", CLORA_UNSUPPORTED, "is \"corda\""},
+      {"{\"init_lora_weights\": \"lora_ga\"}", CLORA_UNSUPPORTED, "is \"lora_ga\""},
+      {"{\"init_lora_weights\": 3}", CLORA_BAD_FILE, "neither a boolean nor a string"},
+      {"{\"use_dora\": true}", CLORA_UNSUPPORTED, "\"use_dora\" is set"},
+      {"{\"lora_bias\": true}", CLORA_UNSUPPORTED, "\"lora_bias\" is set"},
+      {"{\"modules_to_save\": [\"score\"]}", CLORA_UNSUPPORTED, "\"modules_to_save\" is set"},
+      {"{\"trainable_token_indices\": [1]}", CLORA_UNSUPPORTED, "\"trainable_token_indices\" is"},
+      {"{\"target_parameters\": [\"w\"]}", CLORA_UNSUPPORTED, "\"target_parameters\" is set"},
+      {"{\"layer_replication\": [[0, 4]]}", CLORA_UNSUPPORTED, "\"layer_replication\" is set"},
+      {"{\"alora_invocation_tokens\": [7]}", CLORA_UNSUPPORTED, "\"alora_invocation_tokens\" is"},
+      {"{\"use_bdlora\": {\"nblocks\": 2}}", CLORA_UNSUPPORTED, "\"use_bdlora\" is set"},
+      {"{\"use_qalora\": true}", CLORA_UNSUPPORTED, "\"use_qalora\" is set"},
+      {"{\"arrow_config\": {\"top_k\": 3}}", CLORA_UNSUPPORTED, "\"arrow_config\" is set"},
+      {"{\"kasa_config\": {\"beta\": 1}}", CLORA_UNSUPPORTED, "\"kasa_config\" is set"},
+      {"{\"monteclora_config\": {\"a\": 1}}", CLORA_UNSUPPORTED, "\"monteclora_config\" is set"},
+      {"{\"velora_config\": {\"a\": 1}}", CLORA_UNSUPPORTED, "\"velora_config\" is set"},
+      {"{\"use_nextlora\": true}", CLORA_UNSUPPORTED,
+       "\"use_nextlora\" is not known to this version of clora"},
+      {"{\"gain\\u001b\": 0}", CLORA_UNSUPPORTED, "\"gain\\x1b\" is not known to this version"},
+  };
+  copy_tensors(FORMATS "plain/adapter_model.safetensors");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    make_config(rows[n].changes);
+    ck_fails(try_own(), rows[n].status, rows[n].words);
+    ck_assert_ptr_nonnull(strstr(clora_error(), "adapter_"));
+  }
+}
+END_TEST
+
+START_TEST(refuses_config_files) {
+  static const struct {
+    const char *text, *words;
+  } rows[] = {
+      {"", "not valid JSON"},
+      {"[]", "the JSON is not an object"},
+      {"{\"r\": 4}", "has no \"peft_type\""},
+      {"{\"peft_type\": \"LORA\", \"r\": 4, \"r\": 4}", "duplicate object key"},
+      {"{\"peft_type\": \"LORA\", \"r\": NaN}", "not valid JSON"},
+      {"{\"peft_type\": \"LORA\", \"lora_alpha\": Infinity}", "not valid JSON"},
+      {"{\"peft_type\": \"LORA\", \"lora_alpha\": 1e999}", "not valid JSON"},
+      {"{\"x\":[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}", "more than 16 nested"},
+      {"{\"x\": \"\xff\"}", "not valid JSON"},
+      {"{\"x\": \"\\u0000\"}", "not valid JSON"},
+  };
+  copy_tensors(FORMATS "plain/adapter_model.safetensors");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    write_file(own("adapter_config.json"), rows[n].text, strlen(rows[n].text));
+    ck_fails(try_own(), CLORA_BAD_FILE, rows[n].words);
+  }
+  static char large[(1 << 20) + 1];
+  memset(large, ' ', sizeof large);
+  write_file(own("adapter_config.json"), large, sizeof large);
+  ck_fails(try_own(), CLORA_BAD_FILE, "has 1048577 bytes, at most 1048576");
+}
+END_TEST
+
+#define A "base_model.model.m.q.lora_A.weight"
+#define B "base_model.model.m.q.lora_B.weight"
+
+START_TEST(refuses_tensors) {
+  static const struct {
+    const char *header;
+    size_t bytes;
+    clora_status status;
+    const char *words;
+  } rows[] = {
+      {"{}", 0, CLORA_BAD_FILE, "has no tensors"},
+      {"{" ENTRY(A, "F32", "[4,3]", "[0,48]") "}", 48, CLORA_BAD_FILE,
+       "tensor \"" A "\" has no other half \"" B "\""},
+      {"{" ENTRY(B, "F32", "[3,4]", "[0,48]") "}", 48, CLORA_BAD_FILE,
+       "tensor \"" B "\" has no other half \"" A "\""},
+      {"{" ENTRY(A, "F32", "[4,3]", "[0,48]") "," ENTRY(B, "F32", "[3,5]", "[48,108]") "}", 108,
+       CLORA_BAD_FILE, "has rank 4, its other half \"" B "\" 5"},
+      {"{" ENTRY(A, "F32", "[5,3]", "[0,60]") "," ENTRY(B, "F32", "[3,5]", "[60,120]") "}", 120,
+       CLORA_BAD_FILE, "tensor \"" A "\" has rank 5, r says 4"},
+      {"{" ENTRY(A, "F32", "[12]", "[0,48]") "," ENTRY(B, "F32", "[3,4]", "[48,96]") "}", 96,
+       CLORA_BAD_FILE, "tensor \"" A "\" is not a matrix"},
+      {"{" ENTRY(A, "F32", "[4,0]", "[0,0]") "," ENTRY(B, "F32", "[3,4]", "[0,48]") "}", 48,
+       CLORA_BAD_FILE, "tensor \"" A "\" is not a matrix"},
+      {"{" ENTRY(A, "F32", "[4,3,1,1]", "[0,48]") "," ENTRY(B, "F32", "[3,4,1,1]", "[48,96]") "}",
+       96, CLORA_UNSUPPORTED, "tensor \"" A "\" has 4 dimensions: adapted convolutions"},
+      {"{" ENTRY(A, "F32", "[4,3]", "[0,48]") "," ENTRY(B, "I32", "[3,4]", "[48,96]") "}", 96,
+       CLORA_UNSUPPORTED, "tensor \"" B "\" is I32"},
+      {"{" ENTRY("base_model.model.m.q.lora_A.news.weight", "F32", "[4,3]", "[0,48]") "}", 48,
+       CLORA_UNSUPPORTED, "the name holds the adapter's"},
+      {"{" ENTRY("base_model.model.m.q.lora_B.bias", "F32", "[4]", "[0,16]") "}", 16,
+       CLORA_UNSUPPORTED, "a bias of B"},
+      {"{" ENTRY("base_model.model.m.q.lora_magnitude_vector", "F32", "[4]", "[0,16]") "}", 16,
+       CLORA_UNSUPPORTED, "it belongs to DoRA"},
+      {"{" ENTRY("base_model.model.e.lora_embedding_A", "F32", "[4]", "[0,16]") "}", 16,
+       CLORA_UNSUPPORTED, "it adapts an embedding"},
+      {"{" ENTRY("base_model.model.m.q.lora_diag", "F32", "[4]", "[0,16]") "}", 16,
+       CLORA_UNSUPPORTED, "a variant of LoRA"},
+      {"{" ENTRY("base_model.model.score.weight", "F32", "[4]", "[0,16]") "}", 16,
+       CLORA_UNSUPPORTED,
+       "tensor \"base_model.model.score.weight\" is not supported: it is a "
+       "weight of the base"},
+      {"{" ENTRY("m.q.lora_A.weight", "F32", "[4,3]", "[0,48]") "}", 48, CLORA_UNSUPPORTED,
+       "does not begin with base_model.model."},
+      {"{" ENTRY("lora_unet_q.lora_down.weight", "F32", "[4,3]", "[0,48]") "}", 48,
+       CLORA_UNSUPPORTED, "does not begin with base_model.model."},
+  };
+  make_config("{}");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    write_safetensors(own("adapter_model.safetensors"), rows[n].header, rows[n].bytes);
+    ck_fails(try_own(), rows[n].status, rows[n].words);
+    ck_assert_ptr_nonnull(strstr(clora_error(), "adapter_model.safetensors"));
+  }
+  copy_tensors(FORMATS "two_adapters/state_dict.safetensors");
+  ck_fails(try_own(), CLORA_UNSUPPORTED, "the name holds the adapter's");
+}
+END_TEST
+
+START_TEST(refuses_values_that_are_not_finite) {
+  static const struct {
+    size_t at; /* bytes before the end */
+    const char *bytes, *words;
+  } rows[] = {
+      {4, "\x00\x00\xc0\x7f", "v_proj.lora_B.weight\" has the value nan at element 47"},
+      {4, "\x00\x00\x80\xff", "v_proj.lora_B.weight\" has the value -inf at element 47"},
+      {1344, "\x00\x00\x80\x7f", "q_proj.lora_A.weight\" has the value inf at element 0"},
+  };
+  size_t bytes;
+  char *file = read_file(FORMATS "pissa/raw/adapter_model.safetensors", &bytes);
+  make_config("{}");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    char before[4], *at = file + bytes - rows[n].at;
+    memcpy(before, at, 4);
+    memcpy(at, rows[n].bytes, 4);
+    write_file(own("adapter_model.safetensors"), file, bytes);
+    ck_fails(try_own(), CLORA_BAD_FILE, rows[n].words);
+    memcpy(at, before, 4);
+  }
+  write_file(own("adapter_model.safetensors"), file, bytes);
+  ck_ok(try_own());
+  free(file);
+  /* an F64 that f32 cannot hold */
+  const char *path = write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F64", "[4,1]", "[0,32]") "," ENTRY(B, "F64", "[1,4]", "[32,64]") "}", 64);
+  ck_ok(try_own());
+  file = read_file(path, &bytes);
+  memcpy(file + bytes - 8, "\0\0\0\0\0\0\xf0\x7e", 8);
+  write_file(path, file, bytes);
+  free(file);
+  ck_fails(try_own(), CLORA_BAD_FILE, "has the value inf at element 3");
+}
+END_TEST
+
+START_TEST(mixes_dtypes_in_f32) {
+  struct clora__host_layers layers;
+  make_config("{}");
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F16", "[4,3]", "[0,24]") "," ENTRY(B, "BF16", "[5,4]", "[24,64]") "}", 64);
+  ck_ok(load_own(&layers));
+  ck_assert_uint_eq(layers.count, 1);
+  ck_assert_str_eq(layers.items[0].about.name, "m.q");
+  ck_assert_int_eq(layers.items[0].about.dtype, CLORA_F32);
+  ck_assert_uint_eq(layers.items[0].about.d_in, 3);
+  ck_assert_uint_eq(layers.items[0].about.d_out, 5);
+  clora__host_layers_free(&layers);
+}
+END_TEST
+
+/* One layer m.q of rank 4 under patterns. */
+START_TEST(matches_patterns_as_python_does) {
+  static const struct {
+    const char *pattern;
+    bool matches;
+  } rows[] = {
+      {"q", true},      {"m.q", true},      {".q", false},          {"m\\\\.q", true},
+      {"mxq", false},   {"m.*", true},      {"^m.q", true},         {"^q", false},
+      {"^m", false},    {"x|q", true},      {"x)|(q", false},       {"m)|(q", true},
+      {"q$", true},     {"(?i:M.Q)", true}, {"(?P<n>q)", true},     {"\\\\w", true},
+      {"[a-z]", true},  {"", false},        {"q.", false},          {"(?=q)q", true},
+      {"m.q{1}", true}, {"m.q{2}", false},  {"(?:m\\\\.)?q", true},
+  };
+  struct clora__host_layers layers;
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F16", "[4,3]", "[0,24]") "," ENTRY(B, "F16", "[5,4]", "[24,64]") "}", 64);
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    char changes[256];
+    snprintf(changes, sizeof changes, "{\"lora_alpha\": 2, \"alpha_pattern\": {\"%s\": 6}}",
+             rows[n].pattern);
+    make_config(changes);
+    ck_ok(load_own(&layers));
+    ck_assert_msg(layers.items[0].about.alpha == (rows[n].matches ? 6 : 2), "%s", rows[n].pattern);
+    clora__host_layers_free(&layers);
+  }
+}
+END_TEST
+
+START_TEST(takes_the_first_pattern_in_the_file) {
+  struct clora__host_layers layers;
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F16", "[4,3]", "[0,24]") "," ENTRY(B, "F16", "[5,4]", "[24,64]") "}", 64);
+  make_config("{\"alpha_pattern\": {\"z\": 1, \"q\": 0.5, \"m.q\": 2, \".*\": 3, \"a\": 4}}");
+  ck_ok(load_own(&layers));
+  ck_assert_double_eq(layers.items[0].about.alpha, 0.5);
+  ck_assert_double_eq(layers.items[0].about.scale, 0.125);
+  clora__host_layers_free(&layers);
+  make_config("{\"r\": 9, \"rank_pattern\": {\".*\": 4, \"m.q\": 8}, \"use_rslora\": true}");
+  ck_ok(load_own(&layers));
+  ck_assert_double_eq(layers.items[0].about.scale, layers.items[0].about.alpha / 2);
+  clora__host_layers_free(&layers);
+  /* PEFT falls back to a key that is the name itself, though it does not match it. */
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY("base_model.model.m[0].lora_A.weight", "F16", "[4,3]", "[0,24]") "," ENTRY(
+          "base_model.model.m[0].lora_B.weight", "F16", "[5,4]", "[24,64]") "}",
+      64);
+  make_config("{\"alpha_pattern\": {\"m[0]\": 7}}");
+  ck_ok(load_own(&layers));
+  ck_assert_double_eq(layers.items[0].about.alpha, 7);
+  clora__host_layers_free(&layers);
+}
+END_TEST
+
+START_TEST(defaults_are_peft_s) {
+  struct clora__host_layers layers;
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F16", "[8,3]", "[0,48]") "," ENTRY(B, "F16", "[5,8]", "[48,128]") "}", 128);
+  write_file(own("adapter_config.json"), "{\"peft_type\":\"LORA\"}", 20);
+  ck_ok(load_own(&layers));
+  ck_assert_uint_eq(layers.items[0].about.r, 8);
+  ck_assert_double_eq(layers.items[0].about.alpha, 8);
+  ck_assert_double_eq(layers.items[0].about.scale, 1);
+  clora__host_layers_free(&layers);
+}
+END_TEST
+
+START_TEST(refuses_missing_files) {
+  make_config("{}");
+  ck_fails(try_own(), CLORA_IO_FAILURE, "adapter_model.safetensors: cannot open");
+  write_file(own("adapter_model.bin"), "pickle", 6);
+  ck_fails(try_own(), CLORA_UNSUPPORTED, "never opened; load the adapter in PEFT");
+  copy_tensors(FORMATS "plain/adapter_model.safetensors");
+  ck_ok(try_own());
+  unlink(own("adapter_config.json"));
+  ck_assert(!clora__peft_recognises(own_folder));
+  ck_assert(!clora__peft_recognises(own("adapter_model.bin")));
+  ck_assert(!clora__peft_recognises(own("nothing")));
+}
+END_TEST
+
+START_TEST(refuses_every_other_length) {
+  size_t bytes;
+  char *file = read_file(FORMATS "pissa/raw/adapter_model.safetensors", &bytes);
+  make_config("{}");
+  for (size_t length = 0; length <= bytes + 1; length++) {
+    write_file(own("adapter_model.safetensors"), file, length);
+    ck_assert_int_eq(try_own(), length == bytes ? CLORA_OK : CLORA_BAD_FILE);
+  }
+  free(file);
+  copy_tensors(FORMATS "plain/adapter_model.safetensors");
+  file = read_file(own("adapter_config.json"), &bytes);
+  for (size_t length = 0; length < bytes; length++) {
+    write_file(own("adapter_config.json"), file, length);
+    ck_assert_int_eq(try_own(), CLORA_BAD_FILE);
+  }
+  free(file);
+}
+END_TEST
+
+/* ---- saving ---- */
+
+static void ck_same_layers(const struct clora__host_layers *left,
+                           const struct clora__host_layers *right) {
+  ck_assert_uint_eq(left->count, right->count);
+  for (size_t n = 0; n < left->count; n++) {
+    const struct clora__host_layer *a = &left->items[n], *b = find(right, a->about.name);
+    ck_assert_uint_eq(a->about.d_in, b->about.d_in);
+    ck_assert_uint_eq(a->about.d_out, b->about.d_out);
+    ck_assert_uint_eq(a->about.r, b->about.r);
+    ck_assert_int_eq(a->about.dtype, b->about.dtype);
+    ck_assert_double_eq(a->about.scale, b->about.scale);
+    ck_assert_mem_eq(a->a, b->a, a->about.d_in * a->about.r * sizeof *a->a);
+    ck_assert_mem_eq(a->b, b->b, a->about.r * a->about.d_out * sizeof *a->b);
+  }
+}
+
+START_TEST(saves_what_it_loaded) {
+  static const char *const names[] = {"plain", "rslora", "patterns", "f16", "bf16", "all_linear"};
+  for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+    char path[256];
+    struct clora__host_layers layers = {0}, again = {0};
+    snprintf(path, sizeof path, FORMATS "%s", names[n]);
+    ck_ok(clora__peft_load(path, &layers));
+    ck_ok(clora__peft_save(own("saved"), &layers));
+    ck_assert_uint_eq(count_files(own("saved")), 2);
+    ck_ok(clora__peft_load(own("saved"), &again));
+    ck_same_layers(&layers, &again);
+    ck_assert_int_eq(layers.items[0].about.mode, again.items[0].about.mode);
+    snprintf(path, sizeof path, FORMATS "%s/adapter_model.safetensors", names[n]);
+    ck_same_files(path, own("saved/adapter_model.safetensors")); /* the very bytes PEFT wrote */
+    clora__host_layers_free(&layers);
+    clora__host_layers_free(&again);
+  }
+}
+END_TEST
+
+static struct clora__host_layer *add(struct clora__host_layers *layers, const char *name, size_t r,
+                                     clora_scale_mode mode, double alpha, double scale) {
+  clora_adapter_layer about = {name, 3, 2, r, CLORA_F32, mode, alpha, scale};
+  struct clora__host_layer *layer;
+  ck_ok(clora__host_layers_add(layers, &about, &layer));
+  for (size_t n = 0; n < 3 * r; n++) layer->a[n] = (float)n - 2;
+  for (size_t n = 0; n < 2 * r; n++) layer->b[n] = 0.5f * (float)n;
+  return layer;
+}
+
+START_TEST(saves_ranks_scales_and_modes_of_each_layer) {
+  struct clora__host_layers layers = {0}, again = {0};
+  add(&layers, "q", 2, CLORA_ALPHA_OVER_R, 0.1, 0.05);
+  add(&layers, "m.q", 4, CLORA_ALPHA_OVER_SQRT_R, 3, 1.5);
+  add(&layers, "m[0]+(x)|$^.*?{}\\", 2, CLORA_EXPLICIT_SCALE, 0, 0.75);
+  add(&layers, "mxq", 2, CLORA_EXPLICIT_SCALE, 0, 0);
+  add(&layers, "\xc3\xa9\"", 3, CLORA_ALPHA_OVER_R, -3, -1);
+  ck_ok(clora__peft_save(own("mixed"), &layers));
+  ck_ok(clora__peft_load(own("mixed"), &again));
+  ck_same_layers(&layers, &again);
+  json_t *config = load_json(own("mixed"), "adapter_config.json");
+  ck_assert_str_eq(json_string_value(json_object_get(config, "peft_type")), "LORA");
+  ck_assert_uint_eq(json_array_size(json_object_get(config, "target_modules")), 5);
+  ck_assert(json_is_false(json_object_get(config, "use_rslora")));
+  json_decref(config);
+  size_t bytes;
+  char *text = read_file(own("mixed/adapter_config.json"), &bytes);
+  ck_assert_ptr_nonnull(strstr(text, "\"lora_alpha\": 0.1,"));
+  ck_assert_ptr_nonnull(strstr(text, "\"^m\\\\.q\": 4"));
+  ck_assert_ptr_nonnull(strstr(text, "\"^m\\\\.q\": 6"));
+  ck_assert_ptr_nonnull(strstr(text, "\"^mxq\": 0"));
+  free(text);
+  clora__host_layers_free(&again);
+  clora__host_layers_free(&layers);
+}
+END_TEST
+
+START_TEST(saves_fractions_exactly) {
+  static const double alphas[] = {0.1, 1.0 / 3, 0.30000000000000004, 1e-300, 123456.7890625};
+  for (size_t n = 0; n < sizeof alphas / sizeof *alphas; n++) {
+    struct clora__host_layers layers = {0}, again = {0};
+    add(&layers, "q", 1, CLORA_ALPHA_OVER_R, alphas[n], alphas[n]);
+    ck_ok(clora__peft_save(own("exact"), &layers));
+    ck_ok(clora__peft_load(own("exact"), &again));
+    ck_assert_double_eq(again.items[0].about.alpha, alphas[n]);
+    clora__host_layers_free(&again);
+    clora__host_layers_free(&layers);
+  }
+}
+END_TEST
+
+START_TEST(refuses_to_save_nonsense) {
+  struct clora__host_layers layers = {0};
+  ck_fails(clora__peft_save(own("x"), &layers), CLORA_INVALID_ARGUMENT, "no layers to save");
+  add(&layers, "q", 2, CLORA_EXPLICIT_SCALE, 0, 2e6);
+  ck_fails(clora__peft_save(own("x"), &layers), CLORA_UNSUPPORTED, "has scale 2e+06 and rank 2");
+  clora__host_layers_drop(&layers);
+  add(&layers, "q", 2, CLORA_EXPLICIT_SCALE, 0, NAN);
+  ck_fails(clora__peft_save(own("x"), &layers), CLORA_UNSUPPORTED, "has scale nan");
+  clora__host_layers_drop(&layers);
+  add(&layers, "\xff", 2, CLORA_EXPLICIT_SCALE, 0, 1);
+  ck_fails(clora__peft_save(own("x"), &layers), CLORA_INVALID_ARGUMENT, "is not valid UTF-8");
+  clora__host_layers_drop(&layers);
+  char name[1200];
+  memset(name, 'n', sizeof name);
+  name[1024 - strlen("base_model.model..lora_A.weight")] = '\0';
+  add(&layers, name, 2, CLORA_EXPLICIT_SCALE, 0, 1);
+  ck_ok(clora__peft_save(own("x"), &layers));
+  clora__host_layers_drop(&layers);
+  memset(name, 'n', sizeof name);
+  name[1025 - strlen("base_model.model..lora_A.weight")] = '\0';
+  add(&layers, name, 2, CLORA_EXPLICIT_SCALE, 0, 1);
+  ck_fails(clora__peft_save(own("x"), &layers), CLORA_INVALID_ARGUMENT, "too many for a tensor");
+  ck_fails(clora__peft_save(own("x/y/z"), &layers), CLORA_IO_FAILURE, "cannot make the directory");
+  ck_assert_uint_eq(count_files(own("x")), 2);
+  clora__host_layers_free(&layers);
+}
+END_TEST
+
+START_TEST(survives_every_fault) {
+  struct clora__host_layers layers = {0}, again;
+  long k = 0;
+  clora_status status = CLORA_IO_FAILURE;
+  while (status != CLORA_OK) {
+    clora__fault_at(++k);
+    status = clora__peft_load(FORMATS "patterns", &layers);
+    clora__fault_at(0);
+    if (status != CLORA_OK) clora__host_layers_free(&layers);
+  }
+  ck_assert_int_gt(k, 40);
+  const char *path = own("fault");
+  ck_ok(clora__peft_save(path, &layers));
+  for (k = 0, status = CLORA_IO_FAILURE; status != CLORA_OK;) {
+    clora__fault_at(++k);
+    status = clora__peft_save(path, &layers);
+    clora__fault_at(0);
+    ck_assert_uint_eq(count_files(path), 2);
+    again = (struct clora__host_layers){0};
+    ck_ok(clora__peft_load(path, &again));
+    ck_same_layers(&layers, &again);
+    clora__host_layers_free(&again);
+  }
+  ck_assert_int_gt(k, 20);
+  clora__host_layers_free(&layers);
+}
+END_TEST
+
+TEST_MAIN("peft", agrees_with_peft, refuses_what_peft_saves_and_it_does_not_compute,
+          accepts_harmless_configs, refuses_configs, refuses_config_files, refuses_tensors,
+          refuses_values_that_are_not_finite, mixes_dtypes_in_f32, matches_patterns_as_python_does,
+          takes_the_first_pattern_in_the_file, defaults_are_peft_s, refuses_missing_files,
+          refuses_every_other_length, saves_what_it_loaded,
+          saves_ranks_scales_and_modes_of_each_layer, saves_fractions_exactly,
+          refuses_to_save_nonsense, survives_every_fault)

@@ -1,0 +1,168 @@
+/* The verdict gate, proved with planted kernels: each bad one is refused, the log says so, and the
+ * next row serves.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "device_test.h"
+#include "product/product.h"
+
+/* The variant `plain` with a place for one mistake in the sum and one in the store. */
+#define KERNEL(name, last_k, extra_store)                                               \
+  "__kernel void " name                                                                 \
+  "(PRODUCT_ARGUMENTS) {\n"                                                             \
+  "  ulong item = get_global_id(0);\n"                                                  \
+  "  if (item >= rows * cols) return;\n"                                                \
+  "  ulong i = item / cols, o = item % cols;\n"                                         \
+  "  float sum = 0;\n"                                                                  \
+  "  for (ulong k = 0; k < " last_k                                                     \
+  "; k++) {\n"                                                                          \
+  "    sum += LOAD(IN, in, in_offset + i * in_row + k * in_col) *\n"                    \
+  "           LOAD(WEIGHT, weight, weight_offset + k * weight_row + o * weight_col);\n" \
+  "  }\n"                                                                               \
+  "  ulong at = out_offset + i * out_row + o;\n"                                        \
+  "  float value = scale[scale_offset] * sum;\n"                                        \
+  "  if (beta != 0) value += beta * LOAD(OUT, out, at);\n"                              \
+  "  STORE(OUT, value, out, at);\n" extra_store "}\n"
+
+static const char good_source[] = KERNEL("good", "inner", "");
+/* Drops the last product of long sums only. */
+static const char wrong_source[] = KERNEL("wrong", "(inner > 64 ? inner - 1 : inner)", "");
+static const char broken_source[] = "__kernel void broken( this is no OpenCL C";
+static const char spilling_source[] = KERNEL(
+    "spilling", "inner", "  if (item == 0) STORE(OUT, 0, out, out_offset + rows * out_row);\n");
+/* Reads the output although beta is 0: the NaN there shows it. */
+static const char reading_source[] =
+    KERNEL("reading", "inner", "  STORE(OUT, value + beta * LOAD(OUT, out, at + 1), out, at);\n");
+
+static struct clora__grid grid(unsigned units, const struct clora__problem *problem,
+                               const struct clora__kernel *kernel) {
+  return clora__plain.grid(units, problem, kernel);
+}
+
+#define ROW(row) \
+  { .name = #row, .source = row##_source, .function = #row, .grid = grid }
+static const struct clora__variant good = ROW(good), wrong = ROW(wrong), broken = ROW(broken),
+                                   spilling = ROW(spilling), reading = ROW(reading);
+
+static clora_context *planted_context(const struct clora__variant *const *rows,
+                                      const char *variant) {
+  clora_context *context;
+  ck_ok(clora_context_create(
+      &(clora_context_options){
+          .selector = getenv("CLORA_TEST_DEVICE"), .log = remember_warning, .variant = variant},
+      &context));
+  context->planted = rows;
+  return context;
+}
+
+static const struct forward_case small = {.rows = 9, .d_in = 70, .r = 5, .d_out = 21};
+
+static void explain(clora_context *context, char *text, size_t size) {
+  clora_layer *layer;
+  ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = 70, .dim_out = 21, .r = 5},
+                           &layer));
+  clora_matrix x = {.rows = 9, .cols = 70}, y = {.rows = 9, .cols = 21};
+  ck_ok(clora_explain_forward(layer, &x, &y, NULL, text, size));
+  clora_layer_destroy(layer);
+}
+
+/* The bad row is refused for the reason, and the call is right all the same. */
+static void check_refused(const struct clora__variant *bad, const char *words) {
+  const struct clora__variant *const rows[] = {bad, &good, NULL};
+  clora_context *context = planted_context(rows, NULL);
+  check_forward(context, &small, 1);
+  char text[8192], line[64];
+  ck_assert_msg(strstr(last_warning(), bad->name) != NULL && strstr(last_warning(), words) != NULL,
+                "the log says \"%s\"", last_warning());
+  explain(context, text, sizeof text);
+  snprintf(line, sizeof line, "expand %s: refused: ", bad->name);
+  ck_assert_msg(strstr(text, line) != NULL, "%s", text);
+  ck_assert_msg(strstr(text, "expand good: serves (passed its check") != NULL, "%s", text);
+  clora_context_destroy(context);
+}
+
+START_TEST(a_wrong_kernel_is_refused) {
+  check_refused(&wrong, "should be");
+}
+END_TEST
+
+START_TEST(a_kernel_that_does_not_build_is_refused) {
+  check_refused(&broken, "the build failed");
+}
+END_TEST
+
+START_TEST(a_kernel_that_writes_past_its_output_is_refused) {
+  check_refused(&spilling, "wrote outside its output");
+}
+END_TEST
+
+START_TEST(a_kernel_that_reads_its_output_at_beta_0_is_refused) {
+  check_refused(&reading, "should be");
+}
+END_TEST
+
+START_TEST(the_call_fails_when_every_row_is_refused) {
+  const struct clora__variant *const rows[] = {&wrong, NULL};
+  clora_context *context = planted_context(rows, "wrong");
+  clora_layer *layer;
+  ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = 70, .dim_out = 21, .r = 5},
+                           &layer));
+  clora_matrix x = {.rows = 9, .cols = 70}, y = {.rows = 9, .cols = 21};
+  ck_fails(clora_prepare_forward(layer, &x, &y, NULL), CLORA_NO_VARIANT, "shrink wrong: refused");
+  ck_fails(clora_prepare_forward(layer, &x, &y, NULL), CLORA_NO_VARIANT, "shrink wrong: refused");
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+}
+END_TEST
+
+START_TEST(an_unknown_variant_serves_nothing) {
+  clora_context *context = planted_context(NULL, "warp");
+  clora_layer *layer;
+  ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = 3, .dim_out = 3}, &layer));
+  clora_matrix x = {.rows = 2, .cols = 3}, y = {.rows = 2, .cols = 3};
+  ck_fails(clora_prepare_forward(layer, &x, &y, NULL), CLORA_UNSUPPORTED, "another variant only");
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+}
+END_TEST
+
+START_TEST(no_compile_refuses_until_prepared) {
+  clora_context *context;
+  ck_ok(clora_context_create(
+      &(clora_context_options){
+          .selector = getenv("CLORA_TEST_DEVICE"), .no_compile = true, .variant = "plain"},
+      &context));
+  clora_layer *layer;
+  ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = 4, .dim_out = 3}, &layer));
+  struct guarded x = guarded_create(context, 2, 4, (struct layout){0}, NULL);
+  struct guarded y = guarded_create(context, 2, 3, (struct layout){0}, NULL);
+  cl_command_queue queue = ordered_queue(context);
+  ck_fails(clora_enqueue_forward(queue, layer, &x.matrix, &y.matrix, NULL, 0, NULL, NULL),
+           CLORA_NOT_PREPARED, "plain (2 x 4 x 8) is not prepared");
+  free(guarded_read(context, &y)); /* untouched */
+  ck_ok(clora_prepare_forward(layer, &x.matrix, &y.matrix, NULL));
+  ck_ok(clora_enqueue_forward(queue, layer, &x.matrix, &y.matrix, NULL, 0, NULL, NULL));
+  clFinish(queue);
+  clReleaseCommandQueue(queue);
+  guarded_free(&x);
+  guarded_free(&y);
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+}
+END_TEST
+
+/* clblast stands below cpu, and plain serves what is too small for a library call. */
+START_TEST(rows_yield_to_better_ones) {
+  clora_context *context = context_of(NULL);
+  char text[8192];
+  explain(context, text, sizeof text);
+  bool cpu = (clora_context_device(context)->type & CL_DEVICE_TYPE_CPU) != 0;
+  const char *words = cpu ? "expand cpu: serves" : "expand plain: serves";
+  ck_assert_msg(strstr(text, words) != NULL, "%s", text);
+  if (!cpu) ck_assert_msg(strstr(text, "clblast: yields") != NULL, "%s", text);
+}
+END_TEST
+
+DEVICE_TEST_MAIN("plan", a_wrong_kernel_is_refused, a_kernel_that_does_not_build_is_refused,
+                 a_kernel_that_writes_past_its_output_is_refused,
+                 a_kernel_that_reads_its_output_at_beta_0_is_refused,
+                 the_call_fails_when_every_row_is_refused, an_unknown_variant_serves_nothing,
+                 no_compile_refuses_until_prepared, rows_yield_to_better_ones)
