@@ -7,6 +7,6 @@ __kernel void clblast_scale(__global const float *in, __global float *out,
                             ulong cols) {
   ulong item = get_global_id(0);
   if (item >= rows * cols) return;
-  ulong i = item / cols, j = item % cols;
+  ulong i = item / cols, j = item - i * cols;
   out[out_offset + item] = scale[scale_offset] * in[in_offset + i * in_row + j * in_col];
 }

@@ -7,7 +7,7 @@
 __kernel void plain(PRODUCT_ARGUMENTS) {
   ulong item = get_global_id(0);
   if (item >= rows * cols) return;
-  ulong i = item / cols, o = item % cols;
+  ulong i = item / cols, o = item - i * cols;
   in += in_offset + i * in_row;
   weight += weight_offset + o * weight_col;
   float sum = 0;

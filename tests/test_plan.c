@@ -10,7 +10,7 @@
   "(PRODUCT_ARGUMENTS) {\n"                                                             \
   "  ulong item = get_global_id(0);\n"                                                  \
   "  if (item >= rows * cols) return;\n"                                                \
-  "  ulong i = item / cols, o = item % cols;\n"                                         \
+  "  ulong i = item / cols, o = item - i * cols;\n"                                     \
   "  float sum = 0;\n"                                                                  \
   "  for (ulong k = 0; k < " last_k                                                     \
   "; k++) {\n"                                                                          \

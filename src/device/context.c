@@ -16,6 +16,40 @@ const char *clora_version(void) {
   return TEXT(CLORA_VERSION_MAJOR) "." TEXT(CLORA_VERSION_MINOR) "." TEXT(CLORA_VERSION_PATCH);
 }
 
+clora_status clora__buffer(clora_context *context, size_t bytes, cl_mem *mem) {
+  uint64_t limit = context->device.allocation_bytes;
+  CHECK(bytes <= limit, CLORA_OUT_OF_MEMORY,
+        "a buffer of %zu bytes is needed, the device allows %llu at once", bytes,
+        (unsigned long long)limit);
+  CL_MAKE(*mem, clCreateBuffer, context->opencl, CL_MEM_READ_WRITE, bytes, NULL);
+  return CLORA_OK;
+}
+
+clora_status clora__wait(cl_event event) {
+  cl_int waited = clWaitForEvents(1, &event), status = CL_COMPLETE;
+  /* A failed command may leave the wait itself successful, and the other way round. */
+  CL(clGetEventInfo, event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL);
+  CHECK(status >= 0, clora__opencl_status(status), "a command failed on the device: %s",
+        clora__opencl_error(status));
+  CHECK(waited == CL_SUCCESS, clora__opencl_status(waited), "clWaitForEvents gave %s",
+        clora__opencl_error(waited));
+  return CLORA_OK;
+}
+
+clora_status clora__wait_and_release(cl_event event) {
+  clora_status status = clora__wait(event);
+  clReleaseEvent(event);
+  return status;
+}
+
+clora_status clora__write(clora_context *context, cl_mem mem, size_t offset_bytes, const void *data,
+                          size_t bytes) {
+  cl_event written;
+  CL(clEnqueueWriteBuffer, context->queue, mem, CL_FALSE, offset_bytes, bytes, data, 0, NULL,
+     &written);
+  return clora__wait_and_release(written);
+}
+
 /* The caller's own cl_context, which must hold the device. */
 static clora_status adopt(clora_context *context, const clora_context_options *options) {
   cl_device_id devices[64];
@@ -54,9 +88,7 @@ static clora_status open_context(clora_context *context, const clora_context_opt
   CL_MAKE(context->queue, clCreateCommandQueue, context->opencl, context->device.id, 0);
   float one = 1;
   TRY(clora__buffer(context, sizeof one, &context->one));
-  CL(clEnqueueWriteBuffer, context->queue, context->one, CL_TRUE, 0, sizeof one, &one, 0, NULL,
-     NULL);
-  return CLORA_OK;
+  return clora__write(context, context->one, 0, &one, sizeof one);
 }
 
 static void close_context(clora_context *context) {
@@ -108,25 +140,5 @@ clora_status clora__context_check(const clora_context *context) {
   long process = clora__process();
   CHECK(context->process == process, CLORA_FORKED,
         "the context was made by process %ld, this is process %ld", context->process, process);
-  return CLORA_OK;
-}
-
-clora_status clora__buffer(clora_context *context, size_t bytes, cl_mem *mem) {
-  uint64_t limit = context->device.allocation_bytes;
-  CHECK(bytes <= limit, CLORA_OUT_OF_MEMORY,
-        "a buffer of %zu bytes is needed, the device allows %llu at once", bytes,
-        (unsigned long long)limit);
-  CL_MAKE(*mem, clCreateBuffer, context->opencl, CL_MEM_READ_WRITE, bytes, NULL);
-  return CLORA_OK;
-}
-
-clora_status clora__wait(cl_event event) {
-  cl_int waited = clWaitForEvents(1, &event), status = CL_COMPLETE;
-  /* A failed command may leave the wait itself successful, and the other way round. */
-  CL(clGetEventInfo, event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL);
-  CHECK(status >= 0, clora__opencl_status(status), "a command failed on the device: %s",
-        clora__opencl_error(status));
-  CHECK(waited == CL_SUCCESS, clora__opencl_status(waited), "clWaitForEvents gave %s",
-        clora__opencl_error(waited));
   return CLORA_OK;
 }

@@ -37,7 +37,13 @@ clora_status clora__context_check(const clora_context *context);
 /* A buffer of the context with its size checked against the device. */
 clora_status clora__buffer(clora_context *context, size_t bytes, cl_mem *mem);
 
-/* Waits for the event and fails when its command did. Does not release it. */
+/* Waits for the event and fails when its command did. */
 clora_status clora__wait(cl_event event);
+clora_status clora__wait_and_release(cl_event event);
+
+/* Copies host bytes to a buffer on the private queue, and waits until every other queue sees them:
+ * a blocking write alone says only that the host memory may be reused. */
+clora_status clora__write(clora_context *context, cl_mem mem, size_t offset_bytes, const void *data,
+                          size_t bytes);
 
 #endif

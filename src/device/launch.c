@@ -30,9 +30,10 @@ clora_status clora__chain_begin(const clora_context *context, cl_command_queue q
 void clora__chain_append(struct clora__chain *chain, cl_event event) {
   if (chain->last != NULL) clReleaseEvent(chain->last);
   chain->last = event;
-  bool waits = event != NULL && !chain->ordered;
-  chain->wait_count = waits ? 1 : 0;
-  chain->wait_list = waits ? &chain->last : NULL;
+  /* On an in-order queue too: a failed command fails those that wait for it, not those behind it.
+   */
+  chain->wait_count = event != NULL ? 1 : 0;
+  chain->wait_list = event != NULL ? &chain->last : NULL;
 }
 
 static bool needs_event(const struct clora__chain *chain) {

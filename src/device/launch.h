@@ -1,5 +1,6 @@
 /* A chain of commands on the caller's queue: the first waits for the caller's list, each for the
- * one before, and the last gives the event. In-order queues need no events between them.
+ * one before, and the last gives the event. On an in-order queue whose caller wants no event there
+ * are none.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLORA_DEVICE_LAUNCH_H
 #define CLORA_DEVICE_LAUNCH_H

@@ -142,20 +142,21 @@ static clora_status transfer(clora_context *context, const clora_matrix *m, void
   size_t row_bytes = s.cols * size, start = m->offset * size;
   const size_t origin[3] = {start % pitch, start / pitch, 0}, zero[3] = {0, 0, 0};
   const size_t region[3] = {row_bytes, s.rows, 1};
+  cl_event done;
   if (row_bytes == pitch && read) { /* dense: some drivers have no fast path for a rectangle */
-    CL(clEnqueueReadBuffer, context->queue, m->mem, CL_TRUE, start, row_bytes * s.rows, data, 0,
-       NULL, NULL);
+    CL(clEnqueueReadBuffer, context->queue, m->mem, CL_FALSE, start, row_bytes * s.rows, data, 0,
+       NULL, &done);
   } else if (row_bytes == pitch) {
-    CL(clEnqueueWriteBuffer, context->queue, m->mem, CL_TRUE, start, row_bytes * s.rows, data, 0,
-       NULL, NULL);
+    CL(clEnqueueWriteBuffer, context->queue, m->mem, CL_FALSE, start, row_bytes * s.rows, data, 0,
+       NULL, &done);
   } else if (read) {
-    CL(clEnqueueReadBufferRect, context->queue, m->mem, CL_TRUE, origin, zero, region, pitch, 0,
-       row_bytes, 0, data, 0, NULL, NULL);
+    CL(clEnqueueReadBufferRect, context->queue, m->mem, CL_FALSE, origin, zero, region, pitch, 0,
+       row_bytes, 0, data, 0, NULL, &done);
   } else {
-    CL(clEnqueueWriteBufferRect, context->queue, m->mem, CL_TRUE, origin, zero, region, pitch, 0,
-       row_bytes, 0, data, 0, NULL, NULL);
+    CL(clEnqueueWriteBufferRect, context->queue, m->mem, CL_FALSE, origin, zero, region, pitch, 0,
+       row_bytes, 0, data, 0, NULL, &done);
   }
-  return CLORA_OK;
+  return clora__wait_and_release(done);
 }
 
 clora_status clora__matrix_read(clora_context *context, const clora_matrix *m, float *values) {

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/random.h"
 #include "base/size.h"
@@ -44,20 +45,20 @@ static clora_status check_options(const clora_layer_options *o, size_t r) {
   return CLORA_OK;
 }
 
-/* One buffer: A, B (unless they are the caller's) and the scale. */
-static clora_status allocate(clora_layer *layer, const clora_layer_options *o, size_t r) {
-  size_t size = clora_dtype_size(o->dtype), at = 0, a_bytes, b_bytes;
+/* Where A, B and the scale lie in the layer's buffer; A and B only when it owns them. */
+static clora_status place(clora_layer *layer, const clora_layer_options *o, size_t r,
+                          size_t *bytes) {
+  size_t size = clora_dtype_size(o->dtype), at = 0;
   if (layer->owns) {
-    a_bytes = clora__round_up(o->dim * r * size, ALIGNMENT);
-    b_bytes = clora__round_up(o->dim_out * r * size, ALIGNMENT);
+    size_t a_bytes = clora__round_up(o->dim * r * size, ALIGNMENT);
+    size_t b_bytes = clora__round_up(o->dim_out * r * size, ALIGNMENT);
     layer->a = (clora_matrix){.rows = o->dim, .cols = r, .dtype = o->dtype};
     layer->b =
         (clora_matrix){.offset = a_bytes / size, .rows = r, .cols = o->dim_out, .dtype = o->dtype};
     CHECK(clora__add(a_bytes, b_bytes, &at), CLORA_INVALID_ARGUMENT, "the layer exceeds 64 bits");
   }
   layer->scale_offset = at / sizeof(float);
-  TRY(clora__buffer(layer->context, at + ALIGNMENT, &layer->mem));
-  if (layer->owns) layer->a.mem = layer->b.mem = layer->mem;
+  CHECK(clora__add(at, ALIGNMENT, bytes), CLORA_INVALID_ARGUMENT, "the layer exceeds 64 bits");
   return CLORA_OK;
 }
 
@@ -75,59 +76,62 @@ static clora_status adopt(clora_layer *layer, const clora_layer_options *o, size
   return CLORA_OK;
 }
 
-/* Draws the values of one matrix; stream 0 is A, 1 is B. */
-static clora_status draw(clora_layer *layer, const clora_matrix *m, const clora_layer_options *o,
-                         uint64_t stream) {
-  size_t count = m->rows * m->cols;
-  float *values;
-  TRY(clora__allocate(count, sizeof *values, &values));
-  double reach = 1 / sqrt((double)o->dim);
-  for (size_t i = 0; i < count; i++) {
-    double value = o->init == CLORA_INIT_NORMAL ? clora__normal(o->seed, stream, i)
-                   : stream == 0 ? reach * (2 * clora__uniform(o->seed, stream, i) - 1)
-                                 : 0;
-    values[i] = (float)value;
+/* The value at `index` of A (stream 0) or B (stream 1). */
+static float draw(const clora_layer_options *o, uint64_t stream, size_t index) {
+  if (o->init == CLORA_INIT_NORMAL) return (float)clora__normal(o->seed, stream, index);
+  if (stream == 1) return 0;
+  return (float)((2 * clora__uniform(o->seed, stream, index) - 1) / sqrt((double)o->dim));
+}
+
+/* Writes A or B, given or drawn, to the host image of the buffer. */
+static void fill(unsigned char *image, const clora_matrix *m, const clora_layer_options *o,
+                 const float *values, uint64_t stream) {
+  size_t count = m->rows * m->cols, size = clora_dtype_size(m->dtype);
+  unsigned char *at = image + m->offset * size;
+  if (values != NULL) {
+    clora_pack(m->dtype, count, values, at);
+    return;
   }
-  clora_status status = clora__matrix_write(layer->context, m, values);
-  free(values);
+  for (size_t i = 0; i < count; i++) {
+    float value = draw(o, stream, i);
+    clora_pack(m->dtype, 1, &value, at + i * size);
+  }
+}
+
+/* Makes the buffer and fills all of it by one write. */
+static clora_status upload(clora_layer *layer, const clora_layer_options *o, size_t bytes) {
+  unsigned char *image;
+  float scale = (float)layer->scale;
+  TRY(clora__buffer(layer->context, bytes, &layer->mem));
+  TRY(clora__allocate(bytes, 1, &image));
+  if (layer->owns) {
+    layer->a.mem = layer->b.mem = layer->mem;
+    fill(image, &layer->a, o, o->a_values, 0);
+    fill(image, &layer->b, o, o->b_values, 1);
+  }
+  memcpy(image + layer->scale_offset * sizeof scale, &scale, sizeof scale);
+  clora_status status = clora__write(layer->context, layer->mem, 0, image, bytes);
+  free(image);
   return status;
 }
 
-static clora_status write_values(clora_layer *layer, const clora_layer_options *o) {
-  if (o->a_values == NULL) {
-    TRY(draw(layer, &layer->a, o, 0));
-    return draw(layer, &layer->b, o, 1);
-  }
-  TRY(clora__matrix_write(layer->context, &layer->a, o->a_values));
-  return clora__matrix_write(layer->context, &layer->b, o->b_values);
-}
-
-/* The scale goes to the device first: the host's copy changes only when that succeeded. */
-static clora_status put_scale(clora_layer *layer, clora_scale_mode mode, double alpha,
-                              double scale) {
-  TRY(check_scale("alpha", alpha));
-  TRY(check_scale("scale", scale));
-  float value = (float)scale;
-  CL(clEnqueueWriteBuffer, layer->context->queue, layer->mem, CL_TRUE,
-     layer->scale_offset * sizeof value, sizeof value, &value, 0, NULL, NULL);
-  layer->mode = mode;
-  layer->alpha = alpha;
-  layer->scale = scale;
-  return CLORA_OK;
+static clora_status choose_scale(clora_layer *layer, const clora_layer_options *o, size_t r) {
+  bool is_explicit = o->mode == CLORA_EXPLICIT_SCALE;
+  layer->mode = o->mode;
+  layer->alpha = is_explicit ? o->scale * (double)r : o->alpha != 0 ? o->alpha : 1;
+  layer->scale = is_explicit ? o->scale : scale_of(o->mode, layer->alpha, r);
+  TRY(check_scale("alpha", layer->alpha));
+  return check_scale("scale", layer->scale);
 }
 
 static clora_status open_layer(clora_layer *layer, const clora_layer_options *o) {
-  size_t r = o->r > 0 ? o->r : 8;
+  size_t r = o->r > 0 ? o->r : 8, bytes = 0;
   TRY(check_options(o, r));
+  TRY(choose_scale(layer, o, r));
   layer->owns = o->a == NULL;
   if (!layer->owns) TRY(adopt(layer, o, r));
-  TRY(allocate(layer, o, r));
-  if (layer->owns) TRY(write_values(layer, o));
-  if (o->mode == CLORA_EXPLICIT_SCALE) {
-    return put_scale(layer, o->mode, o->scale * (double)r, o->scale);
-  }
-  double alpha = o->alpha != 0 ? o->alpha : 1;
-  return put_scale(layer, o->mode, alpha, scale_of(o->mode, alpha, r));
+  TRY(place(layer, o, r, &bytes));
+  return upload(layer, o, bytes);
 }
 
 clora_status clora_layer_create(clora_context *context, const clora_layer_options *options,
@@ -209,6 +213,20 @@ clora_status clora_layer_write_b(clora_layer *layer, const float *values) {
   TRY(check_values(layer, values));
   TRY(clora__matrix_check_memory(layer->context, "b", &layer->b, true));
   return clora__matrix_write(layer->context, &layer->b, values);
+}
+
+/* The scale goes to the device first: the host's copy changes only when that succeeded. */
+static clora_status put_scale(clora_layer *layer, clora_scale_mode mode, double alpha,
+                              double scale) {
+  TRY(check_scale("alpha", alpha));
+  TRY(check_scale("scale", scale));
+  float value = (float)scale;
+  TRY(clora__write(layer->context, layer->mem, layer->scale_offset * sizeof value, &value,
+                   sizeof value));
+  layer->mode = mode;
+  layer->alpha = alpha;
+  layer->scale = scale;
+  return CLORA_OK;
 }
 
 clora_status clora_layer_write_alpha(clora_layer *layer, double alpha) {
