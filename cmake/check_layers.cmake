@@ -40,6 +40,7 @@ macro(check_include path layer included)
   if(folder STREQUAL "")
     # The generated kernels.h belongs to device; any other bare name has to lie beside the file.
     if(included STREQUAL "kernels.h" AND NOT layer MATCHES "^(base|file|tools|bench|examples)$")
+    elseif(included STREQUAL "bench_kernels.h" AND layer STREQUAL "bench")
     elseif(NOT included STREQUAL "clora.h" AND
            (NOT EXISTS "${ROOT}/${own_folder}/${included}" OR
             NOT layer MATCHES "^(src|tools|bench|examples)$"))

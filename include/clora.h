@@ -360,7 +360,8 @@ typedef struct clora_array {
   float *values; /* owned by the array when it was loaded */
 } clora_array;
 
-/* Reads f2, f4 or f8 (rounded to f32), header versions 1 to 3. Release with clora_array_free(). */
+/* Reads f2, f4 or f8 (rounded to f32), header versions 1 to 3. Release with clora_array_free().
+ * *array is untouched after a failure. */
 CLORA_API clora_status clora_array_load(const char *path, clora_array *array);
 
 /* Writes f4 under a temporary name, syncs, and renames: the path holds the old file or the new. */
@@ -381,18 +382,26 @@ typedef struct clora_adapter_layer {
   size_t d_in, d_out, r;
   clora_dtype dtype;
   clora_scale_mode mode;
-  double alpha, scale;
+  double alpha, scale; /* an alpha of 0 is 0 here, not left out */
 } clora_adapter_layer;
 
-/* Loads and checks the whole adapter; anything odd is an error that names the tensor. */
+/* Loads and checks the whole adapter; anything odd is an error that names the tensor. *adapter is
+ * NULL after a failure. */
 CLORA_API clora_status clora_adapter_load(const char *path, clora_adapter **adapter);
 
-/* An empty adapter, and layers for it: values are read from the device at once. */
+/* An empty adapter. */
 CLORA_API clora_status clora_adapter_create(clora_adapter **adapter);
+
+/* Adds a layer under a name that the adapter does not have: a copy of one on a device (blocking, as
+ * clora_layer_read_a()), or a new one from options as for clora_layer_create(), drawn or with host
+ * values, which needs no device. Values must be finite. */
 CLORA_API clora_status clora_adapter_add(clora_adapter *adapter, const char *name,
                                          const clora_layer *layer);
+CLORA_API clora_status clora_adapter_add_new(clora_adapter *adapter, const char *name,
+                                             const clora_layer_options *options);
 
-/* Writes the adapter as a PEFT folder; both files are written aside, synced and renamed. */
+/* Writes the adapter as a PEFT folder. Both files are complete on disk before either takes its
+ * place; a failure between the two renames leaves one new and one old file, each complete. */
 CLORA_API clora_status clora_adapter_save(const clora_adapter *adapter, const char *path);
 
 CLORA_API void clora_adapter_destroy(clora_adapter *adapter);
@@ -410,7 +419,7 @@ CLORA_API clora_status clora_adapter_find(const clora_adapter *adapter, const ch
 CLORA_API clora_status clora_adapter_read(const clora_adapter *adapter, size_t index, float *a,
                                           float *b);
 
-/* Puts a layer on a device, stored as dtype. */
+/* Puts a layer on a device, stored as dtype. Refuses values that the dtype would make infinite. */
 CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
                                                   clora_context *context, clora_dtype dtype,
                                                   clora_layer **layer);

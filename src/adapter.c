@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "file/format.h"
 #include "file/json.h"
+#include "op/layer.h"
 
 struct clora_adapter {
   struct clora__host_layers layers;
@@ -158,6 +159,7 @@ clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t ind
 
 static clora_status check_name(const clora_adapter *adapter, const char *name) {
   size_t index;
+  CHECK(adapter != NULL && name != NULL, CLORA_INVALID_ARGUMENT, "adapter or name is NULL");
   CHECK(*name != '\0' && clora__json_is_text(name), CLORA_INVALID_ARGUMENT,
         "the layer name \"%s\" is empty or not valid UTF-8", QUOTE(name));
   CHECK(!find_layer(adapter, name, true, &index), CLORA_INVALID_ARGUMENT,
@@ -165,28 +167,59 @@ static clora_status check_name(const clora_adapter *adapter, const char *name) {
   return CLORA_OK;
 }
 
+/* Makes room for a layer; the caller fills its values or drops it. */
+static clora_status add(clora_adapter *adapter, const char *name, const clora_layer_info *info,
+                        struct clora__host_layer **added) {
+  clora_adapter_layer about = {.name = name,
+                               .d_in = info->d_in,
+                               .d_out = info->d_out,
+                               .r = info->r,
+                               .dtype = info->dtype,
+                               .mode = info->mode,
+                               .alpha = info->alpha,
+                               .scale = info->scale};
+  return clora__host_layers_add(&adapter->layers, &about, added);
+}
+
+static clora_status keep(clora_adapter *adapter, clora_status filled,
+                         const struct clora__host_layer *added) {
+  if (filled == CLORA_OK) filled = check_values(added, CLORA_F32);
+  if (filled != CLORA_OK) clora__host_layers_drop(&adapter->layers);
+  return filled;
+}
+
 static clora_status read_layer(const clora_layer *layer, struct clora__host_layer *added) {
   TRY(clora_layer_read_a(layer, added->a));
-  TRY(clora_layer_read_b(layer, added->b));
-  return check_values(added, CLORA_F32);
+  return clora_layer_read_b(layer, added->b);
 }
 
 clora_status clora_adapter_add(clora_adapter *adapter, const char *name, const clora_layer *layer) {
-  CHECK(adapter != NULL && name != NULL, CLORA_INVALID_ARGUMENT, "adapter or name is NULL");
-  TRY(check_name(adapter, name));
   clora_layer_info info;
-  TRY(clora_layer_describe(layer, &info));
-  clora_adapter_layer about = {.name = name,
-                               .d_in = info.d_in,
-                               .d_out = info.d_out,
-                               .r = info.r,
-                               .dtype = info.dtype,
-                               .mode = info.mode,
-                               .alpha = info.alpha,
-                               .scale = info.scale};
   struct clora__host_layer *added;
-  TRY(clora__host_layers_add(&adapter->layers, &about, &added));
-  clora_status status = read_layer(layer, added);
-  if (status != CLORA_OK) clora__host_layers_drop(&adapter->layers);
-  return status;
+  TRY(check_name(adapter, name));
+  TRY(clora_layer_describe(layer, &info));
+  TRY(add(adapter, name, &info, &added));
+  return keep(adapter, read_layer(layer, added), added);
+}
+
+/* count values as the dtype will hold them, given or drawn. */
+static void fill(const clora_layer_options *options, uint64_t stream, const float *given,
+                 size_t count, float *values) {
+  for (size_t n = 0; n < count; n++) {
+    float value = given != NULL ? given[n] : clora__layer_draw(options, stream, n);
+    values[n] = clora__dtype_round(options->dtype, value);
+  }
+}
+
+clora_status clora_adapter_add_new(clora_adapter *adapter, const char *name,
+                                   const clora_layer_options *options) {
+  clora_layer_info info;
+  struct clora__host_layer *added;
+  TRY(check_name(adapter, name));
+  TRY(clora__layer_resolve(options, &info));
+  CHECK(options->a == NULL, CLORA_INVALID_ARGUMENT, "a and b are buffers; give host values");
+  TRY(add(adapter, name, &info, &added));
+  fill(options, CLORA__STREAM_A, options->a_values, info.d_in * info.r, added->a);
+  fill(options, CLORA__STREAM_B, options->b_values, info.r * info.d_out, added->b);
+  return keep(adapter, CLORA_OK, added);
 }

@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "device_test.h"
 #include "files.h"
+#include "golden_layer.h"
 
 #define MINILM TEST_DATA "/minilm-lora"
 #define FORMATS TEST_DATA "/formats/"
@@ -211,6 +212,39 @@ static clora_layer *put(const clora_adapter *adapter, size_t index, clora_dtype 
   return layer;
 }
 
+/* The values that seed 7 draws, without a device; golden_layer.h says where they come from. */
+START_TEST(a_new_layer_needs_no_device) {
+  clora_adapter *adapter;
+  clora_adapter_layer layer;
+  float a[12], b[8];
+  ck_ok(clora_adapter_create(&adapter));
+  const clora_layer_options options = {.dim = 3, .dim_out = 2, .r = 4, .alpha = 2, .seed = 7};
+  ck_ok(clora_adapter_add_new(adapter, "drawn", &options));
+  ck_ok(clora_adapter_describe(adapter, 0, &layer));
+  ck_assert_double_eq(layer.scale, 0.5);
+  ck_ok(clora_adapter_read(adapter, 0, a, b));
+  ck_assert_mem_eq(a, golden_a, sizeof a);
+  ck_assert_mem_eq(b, golden_b, sizeof b);
+  const float given[] = {1, 2.5f};
+  ck_ok(clora_adapter_add_new(
+      adapter, "given",
+      &(clora_layer_options){
+          .dim = 2, .dim_out = 2, .r = 1, .a_values = given, .b_values = given}));
+  ck_ok(clora_adapter_read(adapter, 1, a, b));
+  ck_assert_mem_eq(a, given, sizeof given);
+  const float endless[] = {1, (float)INFINITY};
+  ck_fails(clora_adapter_add_new(
+               adapter, "endless",
+               &(clora_layer_options){
+                   .dim = 2, .dim_out = 2, .r = 1, .a_values = given, .b_values = endless}),
+           CLORA_INVALID_ARGUMENT, "layer \"endless\" has the value inf");
+  ck_fails(clora_adapter_add_new(adapter, "empty", &(clora_layer_options){.dim = 2}),
+           CLORA_INVALID_ARGUMENT, "dim is 2 and dim_out is 0");
+  ck_assert_uint_eq(clora_adapter_count(adapter), 2);
+  clora_adapter_destroy(adapter);
+}
+END_TEST
+
 START_TEST(layers_keep_their_values_and_scale_on_a_device) {
   static const char *const names[] = {"plain", "rslora", "patterns", "f16", "bf16"};
   for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
@@ -365,7 +399,8 @@ int main(void) {
                                refuses_paths_that_hold_no_adapter,
                                refuses_bad_arguments,
                                reads_a_and_b_in_our_orientation,
-                               survives_every_fault};
+                               survives_every_fault,
+                               a_new_layer_needs_no_device};
   const TTest *const device[] = {layers_keep_their_values_and_scale_on_a_device,
                                  a_layer_of_an_adapter_computes_what_peft_computed,
                                  a_scale_of_zero_stays_zero,

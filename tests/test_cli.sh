@@ -127,10 +127,12 @@ says err 'alpha is 0'
 expect 2 devices extra
 says err 'unexpected "extra"'
 
-for command in devices verify 'init --dim 3 --dim-out 4 -o new' 'verify --device all'; do
+for command in devices verify 'verify --device all'; do
   OCL_ICD_VENDORS=/nonexistent expect 3 $command
   says err "^clora ${command%% *}: .*pocl-opencl-icd"
 done
+OCL_ICD_VENDORS=/nonexistent expect 0 init --dim 3 --dim-out 4 -o hostmade
+OCL_ICD_VENDORS=/nonexistent expect 0 inspect hostmade
 absent new
 OCL_ICD_VENDORS=/nonexistent expect 3 devices --json
 is_json devices empty_platforms

@@ -16,7 +16,7 @@ static const char *name_start(size_t index) {
 }
 
 static int print_result(struct tool *tool, const struct request *request,
-                        const clora_layer_info *info) {
+                        const clora_adapter_layer *info) {
   if (!tool->json) {
     tool_put(stdout, request->output);
     printf(": layer ");
@@ -39,17 +39,7 @@ static int print_result(struct tool *tool, const struct request *request,
   return tool_print_json(tool, object);
 }
 
-static int save_layer(struct tool *tool, const struct request *request, const clora_layer *layer,
-                      clora_adapter *adapter) {
-  clora_layer_info info;
-  TOOL_CLORA(tool, clora_layer_describe(layer, &info));
-  TOOL_CLORA(tool, clora_adapter_add(adapter, request->name, layer));
-  TOOL_CLORA(tool, clora_adapter_save(adapter, request->output));
-  return print_result(tool, request, &info);
-}
-
-static int create_layer(struct tool *tool, const struct request *request, clora_context *context,
-                        clora_layer **layer) {
+static int save_layer(struct tool *tool, const struct request *request, clora_adapter *adapter) {
   const clora_layer_options options = {
       .dim = request->dim,
       .dim_out = request->dim_out,
@@ -58,27 +48,18 @@ static int create_layer(struct tool *tool, const struct request *request, clora_
       .init = (clora_init)request->start,
       .seed = request->seed,
   };
-  TOOL_CLORA(tool, clora_layer_create(context, &options, layer));
-  return TOOL_OK;
-}
-
-static int fill_adapter(struct tool *tool, const struct request *request,
-                        const clora_layer *layer) {
-  clora_adapter *adapter;
-  TOOL_CLORA(tool, clora_adapter_create(&adapter));
-  int code = save_layer(tool, request, layer, adapter);
-  clora_adapter_destroy(adapter);
-  return code;
+  clora_adapter_layer layer;
+  TOOL_CLORA(tool, clora_adapter_add_new(adapter, request->name, &options));
+  TOOL_CLORA(tool, clora_adapter_describe(adapter, 0, &layer));
+  TOOL_CLORA(tool, clora_adapter_save(adapter, request->output));
+  return print_result(tool, request, &layer);
 }
 
 static int init_adapter(struct tool *tool, const struct request *request) {
-  struct tool_session session = {0};
-  clora_layer *layer = NULL;
-  int code = tool_session_open(tool, tool->device, NULL, &session);
-  if (code == TOOL_OK) code = create_layer(tool, request, session.context, &layer);
-  if (code == TOOL_OK) code = fill_adapter(tool, request, layer);
-  clora_layer_destroy(layer);
-  tool_session_close(&session);
+  clora_adapter *adapter;
+  TOOL_CLORA(tool, clora_adapter_create(&adapter));
+  int code = save_layer(tool, request, adapter);
+  clora_adapter_destroy(adapter);
   return code;
 }
 
@@ -109,7 +90,6 @@ int run_init(int argc, char **argv) {
           "  clora init --dim 128 --dim-out 64 -o adapter\n"
           "  clora init --dim 384 --dim-out 384 --rank 16 --alpha 32 --init lora --seed 7 \\\n"
           "    --name encoder.layer.0.attention.self.query -o start\n",
-      .uses_device = true,
       .options = options,
       .option_count = sizeof options / sizeof *options,
   };

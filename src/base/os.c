@@ -169,6 +169,13 @@ clora_status clora__directory(const char *path) {
   return CLORA_OK;
 }
 
+clora_status clora__join(const char *folder, const char *name, char **path) {
+  size_t size = strlen(folder) + strlen(name) + 2;
+  TRY(clora__allocate(size, 1, path));
+  snprintf(*path, size, "%s/%s", folder, name);
+  return CLORA_OK;
+}
+
 bool clora__is_directory(const char *path) {
   struct stat about;
   return stat(path, &about) == 0 && S_ISDIR(about.st_mode);

@@ -46,6 +46,9 @@ void clora__output_discard(struct clora__output *output);
 /* Makes a directory unless it is there already. */
 clora_status clora__directory(const char *path);
 
+/* "folder/name" in new memory; free() releases it. */
+clora_status clora__join(const char *folder, const char *name, char **path);
+
 /* Whether the path is a directory. */
 bool clora__is_directory(const char *path);
 

@@ -76,10 +76,9 @@ static clora_status adopt(clora_layer *layer, const clora_layer_options *o, size
   return CLORA_OK;
 }
 
-/* The value at `index` of A (stream 0) or B (stream 1). */
-static float draw(const clora_layer_options *o, uint64_t stream, size_t index) {
+float clora__layer_draw(const clora_layer_options *o, uint64_t stream, size_t index) {
   if (o->init == CLORA_INIT_NORMAL) return (float)clora__normal(o->seed, stream, index);
-  if (stream == 1) return 0;
+  if (stream == CLORA__STREAM_B) return 0;
   return (float)((2 * clora__uniform(o->seed, stream, index) - 1) / sqrt((double)o->dim));
 }
 
@@ -93,7 +92,7 @@ static void fill(unsigned char *image, const clora_matrix *m, const clora_layer_
     return;
   }
   for (size_t i = 0; i < count; i++) {
-    float value = draw(o, stream, i);
+    float value = clora__layer_draw(o, stream, i);
     clora_pack(m->dtype, 1, &value, at + i * size);
   }
 }
@@ -106,8 +105,8 @@ static clora_status upload(clora_layer *layer, const clora_layer_options *o, siz
   TRY(clora__allocate(bytes, 1, &image));
   if (layer->owns) {
     layer->a.mem = layer->b.mem = layer->mem;
-    fill(image, &layer->a, o, o->a_values, 0);
-    fill(image, &layer->b, o, o->b_values, 1);
+    fill(image, &layer->a, o, o->a_values, CLORA__STREAM_A);
+    fill(image, &layer->b, o, o->b_values, CLORA__STREAM_B);
   }
   memcpy(image + layer->scale_offset * sizeof scale, &scale, sizeof scale);
   clora_status status = clora__write(layer->context, layer->mem, 0, image, bytes);
@@ -115,22 +114,35 @@ static clora_status upload(clora_layer *layer, const clora_layer_options *o, siz
   return status;
 }
 
-static clora_status choose_scale(clora_layer *layer, const clora_layer_options *o, size_t r) {
+clora_status clora__layer_resolve(const clora_layer_options *o, clora_layer_info *info) {
+  CHECK(o != NULL, CLORA_INVALID_ARGUMENT, "options is NULL");
+  size_t r = o->r > 0 ? o->r : 8;
   bool is_explicit = o->mode == CLORA_EXPLICIT_SCALE;
-  layer->mode = o->mode;
-  layer->alpha = is_explicit ? o->scale * (double)r : o->alpha != 0 ? o->alpha : 1;
-  layer->scale = is_explicit ? o->scale : scale_of(o->mode, layer->alpha, r);
-  TRY(check_scale("alpha", layer->alpha));
-  return check_scale("scale", layer->scale);
+  TRY(check_options(o, r));
+  double alpha = is_explicit ? o->scale * (double)r : o->alpha != 0 ? o->alpha : 1;
+  double scale = is_explicit ? o->scale : scale_of(o->mode, alpha, r);
+  TRY(check_scale("alpha", alpha));
+  TRY(check_scale("scale", scale));
+  *info = (clora_layer_info){.d_in = o->dim,
+                             .d_out = o->dim_out,
+                             .r = r,
+                             .dtype = o->a != NULL ? o->a->dtype : o->dtype,
+                             .mode = o->mode,
+                             .alpha = alpha,
+                             .scale = scale};
+  return CLORA_OK;
 }
 
 static clora_status open_layer(clora_layer *layer, const clora_layer_options *o) {
-  size_t r = o->r > 0 ? o->r : 8, bytes = 0;
-  TRY(check_options(o, r));
-  TRY(choose_scale(layer, o, r));
+  clora_layer_info info;
+  size_t bytes = 0;
+  TRY(clora__layer_resolve(o, &info));
+  layer->mode = info.mode;
+  layer->alpha = info.alpha;
+  layer->scale = info.scale;
   layer->owns = o->a == NULL;
-  if (!layer->owns) TRY(adopt(layer, o, r));
-  TRY(place(layer, o, r, &bytes));
+  if (!layer->owns) TRY(adopt(layer, o, info.r));
+  TRY(place(layer, o, info.r, &bytes));
   return upload(layer, o, bytes);
 }
 
@@ -139,7 +151,6 @@ clora_status clora_layer_create(clora_context *context, const clora_layer_option
   CHECK(layer != NULL, CLORA_INVALID_ARGUMENT, "layer is NULL");
   *layer = NULL;
   TRY(clora__context_check(context));
-  CHECK(options != NULL, CLORA_INVALID_ARGUMENT, "options is NULL");
   clora_layer *made;
   TRY(clora__allocate(1, sizeof *made, &made));
   clora__context_retain(context);

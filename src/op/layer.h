@@ -15,6 +15,14 @@ struct clora_layer {
   double alpha, scale;
 };
 
+/* Checks the options and says what they mean: r, alpha and scale with their defaults; a and b are
+ * left out. Touches no device. */
+clora_status clora__layer_resolve(const clora_layer_options *options, clora_layer_info *info);
+
+/* The drawn value at an index of dense A or B. */
+enum { CLORA__STREAM_A, CLORA__STREAM_B };
+float clora__layer_draw(const clora_layer_options *options, uint64_t stream, size_t index);
+
 /* Fails for NULL and in a forked child. */
 clora_status clora__layer_check(const clora_layer *layer);
 
