@@ -284,11 +284,19 @@ static void use_everything(cl_context opencl, cl_device_id device, cl_command_qu
   clora_layer_destroy(layer);
 }
 
+/* Drivers give references back when their own threads come to it: not always at once. */
+static bool settles_at(cl_context opencl, cl_uint count) {
+  for (int i = 0; i < 200 && context_count(opencl) != count; i++) {
+    nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+  }
+  return context_count(opencl) == count;
+}
+
 /* Whether building a kernel and releasing everything leaves the cl_context's count as it was. */
 static bool driver_gives_back(cl_context opencl, cl_device_id device) {
   cl_uint before = context_count(opencl);
   clReleaseKernel(foreign_kernel(opencl, device));
-  bool gives_back = context_count(opencl) == before;
+  bool gives_back = settles_at(opencl, before);
   if (!gives_back) printf("skipped: the driver itself keeps references to the cl_context\n");
   return gives_back;
 }
@@ -303,7 +311,8 @@ START_TEST(every_reference_is_given_back) {
   clEnqueueWriteBuffer(queue, mem, CL_TRUE, 0, sizeof zeros, zeros, 0, NULL, NULL);
   cl_uint before[] = {context_count(opencl), queue_count(queue), mem_count(mem)};
   use_everything(opencl, device->id, queue, mem);
-  if (driver_gives_back(opencl, device->id)) ck_assert_uint_eq(context_count(opencl), before[0]);
+  bool returned = settles_at(opencl, before[0]);
+  if (driver_gives_back(opencl, device->id)) ck_assert_msg(returned, "a cl_context is kept");
   ck_assert_uint_eq(queue_count(queue), before[1]);
   ck_assert_uint_eq(mem_count(mem), before[2]);
   clReleaseMemObject(mem);
