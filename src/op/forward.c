@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "op/layer.h"
 #include "op/scratch.h"
+#include "plan/plan.h"
 #include "product/product.h"
 
 /* The two products of one call. t lies in the caller's matrix, or at the start of scratch. */

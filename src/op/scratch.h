@@ -4,7 +4,7 @@
 #define CLORA_OP_SCRATCH_H
 
 #include "device/matrix.h"
-#include "plan/plan.h"
+#include "plan/variant.h"
 
 #define CLORA__SCRATCH_ALIGNMENT 64 /* bytes */
 

@@ -4,6 +4,7 @@
 
 #include "op/layer.h"
 #include "op/scratch.h"
+#include "plan/plan.h"
 #include "product/product.h"
 
 static const clora_weight_options defaults;

@@ -1,4 +1,4 @@
-/* Chooses variants, and runs and explains the choice.
+/* Chooses variants, and explains the choice.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "plan/plan.h"
 
@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/size.h"
-#include "device/matrix.h"
 #include "plan/verdict.h"
 
 /* Goes through the rows that a test planted, then through the table. */
@@ -40,9 +39,7 @@ static const char *modesty(const clora_context *context, const struct clora__var
 
 static clora_status kernel_of(clora_context *context, const struct clora__variant *row,
                               const struct clora__problem *problem, struct clora__kernel **kernel) {
-  struct clora__knobs knobs = {
-      problem->in.dtype, problem->weight.dtype, problem->out.dtype, 0, {{0}}};
-  if (row->choose != NULL) row->choose(&context->device, problem, &knobs);
+  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, problem);
   return clora__kernel_find(context, row->source, row->function, &knobs, kernel);
 }
 
@@ -101,35 +98,6 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
     bytes = clora__max(bytes, row->workspace_bytes(problem));
   }
   return bytes;
-}
-
-/* Launches a kernel of our own; the order of the arguments is PRODUCT_ARGUMENTS. */
-static clora_status launch(struct clora__chain *chain, clora_context *context,
-                           const struct clora__plan *plan, const struct clora__problem *p) {
-  struct clora__steps in = clora__matrix_steps(&p->in), weight = clora__matrix_steps(&p->weight),
-                      out = clora__matrix_steps(&p->out);
-  cl_mem scale = p->scale != NULL ? p->scale : context->one;
-  const cl_ulong shape[] = {
-      p->in.offset,     in.row,     in.col,
-      p->weight.offset, weight.row, weight.col,
-      p->out.offset,    out.row,    p->scale != NULL ? p->scale_offset : 0,
-      p->out.rows,      p->in.cols, p->out.cols,
-  };
-  struct clora__argument arguments[5 + sizeof shape / sizeof *shape] = {
-      CLORA__ARGUMENT(p->in.mem), CLORA__ARGUMENT(p->weight.mem), CLORA__ARGUMENT(p->out.mem),
-      CLORA__ARGUMENT(scale), CLORA__ARGUMENT(p->beta)};
-  for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
-    arguments[5 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
-  }
-  struct clora__grid grid = plan->variant->grid(plan->units, p, plan->kernel);
-  return clora__launch(chain, plan->kernel, &grid, sizeof arguments / sizeof *arguments, arguments);
-}
-
-clora_status clora__plan_run(struct clora__chain *chain, clora_context *context,
-                             const struct clora__plan *plan, const struct clora__problem *problem,
-                             struct clora__scratch scratch) {
-  if (plan->variant->run != NULL) return plan->variant->run(chain, plan, problem, scratch);
-  return launch(chain, context, plan, problem);
 }
 
 /* Says about one row what the search would find, without building anything. */

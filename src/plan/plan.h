@@ -1,72 +1,9 @@
-/* From a problem to a plan: the variant that serves it and its knobs. This layer knows the type of
- * a variant's row; the tables are in product/.
+/* From a problem to a plan: the variant that serves it and its kernel. The tables are in product/.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLORA_PLAN_PLAN_H
 #define CLORA_PLAN_PLAN_H
 
-#include "device/launch.h"
-
-/* One product: out = beta*out + scale * in weight, in [rows, inner], weight [inner, cols],
- * out [rows, cols] not transposed. To plan, the shapes and dtypes are enough; to run, the buffers
- * are there too. */
-struct clora__problem {
-  clora_matrix in, weight, out;
-  float beta;
-  cl_mem scale; /* one f32 on the device; NULL: 1 */
-  size_t scale_offset;
-};
-
-/* Scratch of one call: the bytes from offset_bytes on, 64-byte aligned. */
-struct clora__scratch {
-  cl_mem mem;
-  size_t offset_bytes;
-};
-
-struct clora__plan {
-  const struct clora__variant *variant;
-  struct clora__kernel *kernel;
-  unsigned units; /* compute units to keep busy; 0: one group does everything */
-};
-
-/* One row of a product's table. A kernel of our own is `source` and `function` with the arguments
- * of PRODUCT_ARGUMENTS in kernels/common.cl, and needs no `run`. */
-struct clora__variant {
-  const char *name;
-  const char *source, *function;
-
-  /* Why this variant cannot compute the problem on the device; NULL: it can. Static text. */
-  const char *(*misfit)(const clora_device *device, const struct clora__problem *problem);
-
-  /* Why the rows below should serve although this one could; NULL, or no function: they should
-   * not. */
-  const char *(*yields)(const clora_device *device, const struct clora__problem *problem);
-
-  /* Adds the knobs that the kernel is built with; the dtypes are set already. */
-  void (*choose)(const clora_device *device, const struct clora__problem *problem,
-                 struct clora__knobs *knobs);
-
-  struct clora__grid (*grid)(unsigned units, const struct clora__problem *problem,
-                             const struct clora__kernel *kernel);
-
-  /* One work-item may compute a large part of the problem: the check includes a long one. */
-  bool long_running;
-
-  /* Both NULL: no scratch, and the kernel is launched on the grid. */
-  size_t (*workspace_bytes)(const struct clora__problem *problem);
-  clora_status (*run)(struct clora__chain *chain, const struct clora__plan *plan,
-                      const struct clora__problem *problem, struct clora__scratch scratch);
-
-  /* Shapes to check instead of the usual ones: fills at most `limit` problems (shapes alone) and
-   * returns their number. NULL: the usual ones. */
-  size_t (*shapes)(const struct clora__problem *problem, struct clora__problem *shapes,
-                   size_t limit);
-};
-
-/* A product and its table, best row first; NULL ends it. */
-struct clora__product {
-  const char *name;
-  const struct clora__variant *const *variants;
-};
+#include "plan/variant.h"
 
 /* Chooses the first row that fits, passed its check, and is allowed by the context. A kernel that
  * was not checked yet is built and checked when may_build says so, else CLORA_NOT_PREPARED. */
@@ -78,11 +15,6 @@ clora_status clora__plan(clora_context *context, const struct clora__product *pr
 size_t clora__plan_workspace_bytes(const clora_context *context,
                                    const struct clora__product *product,
                                    const struct clora__problem *problem);
-
-/* Enqueues the product by the plan. */
-clora_status clora__plan_run(struct clora__chain *chain, clora_context *context,
-                             const struct clora__plan *plan, const struct clora__problem *problem,
-                             struct clora__scratch scratch);
 
 /* Appends one line per row of the table to the text: what serves, and why the others do not. */
 void clora__plan_explain(clora_context *context, const struct clora__product *product,

@@ -40,10 +40,9 @@ static struct clora__problem resized(const struct clora__problem *p, size_t rows
 /* Whether the variant would serve the other shape with the very same kernel. */
 static bool same_kernel(const clora_context *context, const struct clora__plan *plan,
                         const struct clora__problem *q) {
-  const struct clora__variant *v = plan->variant;
-  struct clora__knobs knobs = {q->in.dtype, q->weight.dtype, q->out.dtype, 0, {{0}}};
-  if (v->misfit != NULL && v->misfit(&context->device, q) != NULL) return false;
-  if (v->choose != NULL) v->choose(&context->device, q, &knobs);
+  const struct clora__variant *row = plan->variant;
+  if (row->misfit != NULL && row->misfit(&context->device, q) != NULL) return false;
+  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, q);
   return clora__knobs_equal(&knobs, &plan->kernel->knobs);
 }
 

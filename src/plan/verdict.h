@@ -4,7 +4,7 @@
 #ifndef CLORA_PLAN_VERDICT_H
 #define CLORA_PLAN_VERDICT_H
 
-#include "plan/plan.h"
+#include "plan/variant.h"
 
 /* Builds the plan's kernel and checks it, unless that was done; sets its verdict. Fails only when
  * the check itself could not be made, for want of memory; a wrong kernel is a verdict. */

@@ -3,7 +3,7 @@
 #ifndef CLORA_PRODUCT_PRODUCT_H
 #define CLORA_PRODUCT_PRODUCT_H
 
-#include "plan/plan.h"
+#include "plan/variant.h"
 
 /* A tall matrix times a small one, long inner dimension, into f32: t = x A. No beta. */
 extern const struct clora__product clora__shrink;
