@@ -87,7 +87,7 @@ START_TEST(random_cases) {
   for (const char *const *variant = variants_here(); *variant != NULL; variant++) {
     struct tally p = {context_of(*variant), is_clblast(*variant), 0, 0, 0};
     uint64_t state = seed;
-    unsigned count = p.f32_only ? counts[suite_size()] / 10 : counts[suite_size()];
+    unsigned count = counts[suite_size()];
     for (unsigned i = 0; i < count; i++) {
       unsigned v[FACTORS];
       for (size_t f = 0; f < FACTORS; f++) v[f] = choice(&state, levels[f]);

@@ -28,15 +28,26 @@ bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs 
   return equal;
 }
 
-void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size) {
+static void print_knobs(const struct clora__knobs *knobs, bool all, char *text, size_t size) {
   static const char *const dtypes[] = {
       [CLORA_F32] = "F32", [CLORA_F16] = "F16", [CLORA_BF16] = "BF16"};
   size_t used = (size_t)snprintf(text, size, "-D IN=%s -D WEIGHT=%s -D OUT=%s", dtypes[knobs->in],
                                  dtypes[knobs->weight], dtypes[knobs->out]);
   for (unsigned i = 0; i < knobs->count && used < size; i++) {
-    used += (size_t)snprintf(text + used, size - used, " -D %s=%u", knobs->list[i].name,
-                             knobs->list[i].value);
+    const struct clora__knob *knob = &knobs->list[i];
+    bool built = isupper((unsigned char)knob->name[0]);
+    if (!built && !all) continue;
+    used += (size_t)snprintf(text + used, size - used, " %s%s=%u", built ? "-D " : "", knob->name,
+                             knob->value);
   }
+}
+
+void clora__knobs_options(const struct clora__knobs *knobs, char *text, size_t size) {
+  print_knobs(knobs, false, text, size);
+}
+
+void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size) {
+  print_knobs(knobs, true, text, size);
 }
 
 static struct clora__kernel *find(struct clora__kernel *list, const char *source,
@@ -91,7 +102,7 @@ static clora_status fail_build(const clora_context *context, cl_program program,
 
 clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel) {
   char knobs[512], options[640];
-  clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
+  clora__knobs_options(&kernel->knobs, knobs, sizeof knobs);
   snprintf(options, sizeof options, "-cl-std=CL1.2 %s", knobs);
   const char *sources[] = {clora__source_common, kernel->source};
   CL_MAKE(kernel->program, clCreateProgramWithSource, context->opencl, 2, sources, NULL);

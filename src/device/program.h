@@ -12,7 +12,7 @@ struct clora__knobs {
   clora_dtype in, weight, out;
   unsigned count;
   struct clora__knob {
-    const char *name; /* static text */
+    const char *name; /* static text; in small letters: a part of the key, not of the build */
     unsigned value;
   } list[CLORA__KNOB_LIMIT];
 };
@@ -21,7 +21,9 @@ void clora__knob(struct clora__knobs *knobs, const char *name, unsigned value);
 unsigned clora__knob_value(const struct clora__knobs *knobs, const char *name);
 bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs *b);
 
-/* "-D IN=F32 -D WEIGHT=F16 -D OUT=F32 -D ROWS=12": the build options, and a name in messages. */
+/* "-D IN=F32 -D WEIGHT=F16 -D OUT=F32 -D ROWS=12": the build options; and for messages, with the
+ * knobs that the compiler does not see. */
+void clora__knobs_options(const struct clora__knobs *knobs, char *text, size_t size);
 void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size);
 
 enum clora__verdict { CLORA__UNCHECKED, CLORA__PASSED, CLORA__REFUSED };

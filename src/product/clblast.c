@@ -57,11 +57,11 @@ static unsigned log2_of(size_t value) {
 static void choose(const clora_device *device, const struct clora__problem *p,
                    struct clora__knobs *knobs) {
   (void)device;
-  clora__knob(knobs, "ROWS_LOG2", log2_of(clora__min(p->out.rows, block_rows(p))));
-  clora__knob(knobs, "INNER", (unsigned)p->in.cols);
-  clora__knob(knobs, "COLS", (unsigned)p->out.cols);
-  clora__knob(knobs, "IN_TRANSPOSED", p->in.transposed && p->scale == NULL);
-  clora__knob(knobs, "WEIGHT_TRANSPOSED", p->weight.transposed);
+  clora__knob(knobs, "rows_log2", log2_of(clora__min(p->out.rows, block_rows(p))));
+  clora__knob(knobs, "inner", (unsigned)p->in.cols);
+  clora__knob(knobs, "cols", (unsigned)p->out.cols);
+  clora__knob(knobs, "in_transposed", p->in.transposed && p->scale == NULL);
+  clora__knob(knobs, "weight_transposed", p->weight.transposed);
 }
 
 /* The fewest and the most rows that the knobs stand for. */
