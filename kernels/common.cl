@@ -54,19 +54,46 @@ ushort to_bf16(float value) {
 
 #define VECTOR JOIN(float, WIDTH)
 #define UINTS JOIN(uint, WIDTH)
+#define USHORTS JOIN(ushort, WIDTH)
 
 // WIDTH elements from the pointer on, as floats, and back.
 #define LOAD_VECTOR(dtype, pointer) JOIN(LOAD_VECTOR_, dtype)(pointer)
 #define LOAD_VECTOR_F32(pointer) JOIN(vload, WIDTH)(0, pointer)
-#define LOAD_VECTOR_F16(pointer) JOIN(vload_half, WIDTH)(0, pointer)
+#define LOAD_VECTOR_F16(pointer) from_f16_vector(pointer)
 #define LOAD_VECTOR_BF16(pointer) \
-  JOIN(as_float, WIDTH)(JOIN(convert_uint, WIDTH)(JOIN(vload, WIDTH)(0, pointer)) << 16)
+  JOIN(as_float, WIDTH)(JOIN(convert_uint, WIDTH)(load_ushorts(pointer)) << 16)
 
 #define STORE_VECTOR(dtype, value, pointer) JOIN(STORE_VECTOR_, dtype)(value, pointer)
 #define STORE_VECTOR_F32(value, pointer) JOIN(vstore, WIDTH)(value, 0, pointer)
-#define STORE_VECTOR_F16(value, pointer) JOIN(JOIN(vstore_half, WIDTH), _rte)(value, 0, pointer)
+#define STORE_VECTOR_F16(value, pointer) to_f16_vector(value, pointer)
 #define STORE_VECTOR_BF16(value, pointer) \
-  JOIN(vstore, WIDTH)(JOIN(convert_ushort, WIDTH)(to_bf16_vector(value)), 0, pointer)
+  store_ushorts(JOIN(convert_ushort, WIDTH)(to_bf16_vector(value)), pointer)
+
+// 16-bit vectors at any address. PoCL's vload_halfn and vstore_halfn take the pointer for aligned
+// to the whole vector (7.1 crashes on it), which a private vector is; vloadn of ushorts is a loop
+// on 3.1.
+typedef struct __attribute__((packed)) {
+  USHORTS bits;
+} packed_ushorts;
+
+USHORTS load_ushorts(__global const void *pointer) {
+  return ((__global const packed_ushorts *)pointer)->bits;
+}
+
+void store_ushorts(USHORTS bits, __global void *pointer) {
+  ((__global packed_ushorts *)pointer)->bits = bits;
+}
+
+VECTOR from_f16_vector(__global const half *pointer) {
+  USHORTS bits = load_ushorts(pointer);
+  return JOIN(vload_half, WIDTH)(0, (__private const half *)&bits);
+}
+
+void to_f16_vector(VECTOR value, __global half *pointer) {
+  USHORTS bits;
+  JOIN(JOIN(vstore_half, WIDTH), _rte)(value, 0, (__private half *)&bits);
+  store_ushorts(bits, pointer);
+}
 
 UINTS to_bf16_vector(VECTOR value) {
   UINTS bits = JOIN(as_uint, WIDTH)(value);

@@ -394,7 +394,8 @@ START_TEST(quotes_for_messages) {
               {"\x1b[2J\n", "\\x1b[2J\\x0a"},
               {"\xc3\xa9", "\\xc3\\xa9"}};
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
-    ck_assert_str_eq(QUOTE(rows[n].text), rows[n].quoted);
+    struct clora__quoted quoted = clora__quote(rows[n].text);
+    ck_assert_str_eq(quoted.text, rows[n].quoted);
   }
   char longest[1024];
   memset(longest, 7, sizeof longest);
