@@ -1,0 +1,211 @@
+/* The one table of cases, and what a case costs at least. Adding a case is adding a row.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define F32 (1u << CLORA_F32)
+#define F16 (1u << CLORA_F16)
+#define BF16 (1u << CLORA_BF16)
+#define STORED (F32 | F16 | BF16)
+#define BETA_0 1u
+#define BETA_1 2u
+#define MOST_VALUES 12
+
+/* Every combination of the values in a row is one case; lists end with 0. */
+struct entry {
+  const char *suite, *name;
+  size_t d_in, d_out;
+  size_t rows[MOST_VALUES], r[MOST_VALUES];
+  unsigned dtypes, betas;
+};
+
+/* `core` is the full set thinned out to what two CPU cores measure in two minutes: decode, small
+ * batches, prefill, every dtype, and both sides of the balance between bytes and arithmetic. */
+static const struct entry entries[] = {
+    {"core", "llama3-8b.q", 4096, 4096, {1}, {16}, F32 | F16, BETA_0},
+    {"core", "llama3-8b.q", 4096, 4096, {16}, {16}, F32, BETA_0},
+    {"core", "llama3-8b.k", 4096, 1024, {128}, {16}, F32, BETA_0},
+    {"core", "vit-b.qkv", 768, 768, {197}, {8}, F32, BETA_1},
+    {"core", "bert-base.up", 768, 3072, {512}, {8}, F32, BETA_0},
+    {"core", "llama3-8b.q", 4096, 4096, {1024}, {16}, STORED, BETA_0},
+    {"core", "sdxl.1280", 1280, 1280, {1024}, {32}, F32, BETA_1},
+    {"core", "llama3-8b.q", 4096, 4096, {1024}, {64}, F32, BETA_0},
+    {"core", "llama3-8b.k", 4096, 1024, {1024}, {128}, F32, BETA_0},
+
+    {"full",
+     "llama3-8b.q",
+     4096,
+     4096,
+     {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048},
+     {16},
+     STORED,
+     BETA_0},
+    {"full", "llama3-8b.q", 4096, 4096, {1, 16, 128, 1024}, {8, 32, 64, 128}, F32 | F16, BETA_0},
+    {"full", "llama3-8b.q", 4096, 4096, {16, 1024}, {16}, F32 | F16, BETA_1},
+    {"full", "llama3-8b.q", 4096, 4096, {4096, 8192}, {16, 64}, F32 | BF16, BETA_0},
+    {"full", "llama3-8b.k", 4096, 1024, {1, 16, 128, 1024}, {16, 128}, F32, BETA_0},
+    {"full", "llama3-8b.gate", 4096, 14336, {1, 16, 128, 1024}, {16, 64}, F32 | F16, BETA_0},
+    {"full", "llama3-8b.down", 14336, 4096, {1, 16, 128, 1024}, {16, 64}, F32 | F16, BETA_0},
+    {"full", "sdxl.640", 640, 640, {4096, 8192}, {8, 32}, F32 | F16, BETA_0 | BETA_1},
+    {"full", "sdxl.1280", 1280, 1280, {1024, 2048}, {8, 32, 128}, F32 | F16, BETA_0},
+    {"full", "sdxl.cross", 2048, 1280, {77, 154}, {8, 32}, F32, BETA_0},
+    {"full", "sdxl.ff", 1280, 10240, {1024}, {16}, F32 | F16, BETA_0},
+    {"full", "bert-base.q", 768, 768, {128, 512, 4096}, {8, 16}, F32 | F16, BETA_0},
+    {"full", "bert-base.up", 768, 3072, {128, 512, 4096}, {8, 16}, F32, BETA_0},
+    {"full", "bert-base.down", 3072, 768, {128, 512, 4096}, {8, 16}, F32, BETA_0},
+    {"full", "vit-b.qkv", 768, 768, {197, 3152}, {8, 16}, F32 | F16, BETA_0 | BETA_1},
+    {"full", "vit-l.qkv", 1024, 1024, {197, 3152}, {8, 64}, F32, BETA_0},
+    /* Sizes that no tile divides. */
+    {"full", "edge", 1000, 129, {1, 3, 17, 1001}, {3, 7, 12}, F32, BETA_0},
+    {"full", "edge", 320, 16384, {3, 333}, {4}, F32 | BF16, BETA_1},
+};
+
+double bench_flops(const struct bench_case *c) {
+  return 2.0 * (double)c->rows * (double)c->r * (double)(c->d_in + c->d_out);
+}
+
+double bench_bytes(const struct bench_case *c) {
+  double y_passes = c->beta != 0 ? 2 : 1;
+  double rows = (double)c->rows * ((double)c->d_in + (double)c->d_out * y_passes);
+  double weights = (double)c->r * (double)(c->d_in + c->d_out);
+  return (rows + weights) * (double)clora_dtype_size(c->dtype);
+}
+
+static void name_case(struct bench_case *c, const char *name) {
+  snprintf(c->name, sizeof c->name, "%s rows=%zu r=%zu %s%s", name, c->rows, c->r,
+           clora_dtype_name(c->dtype), c->beta != 0 ? " beta=1" : "");
+}
+
+/* ---- a suite ---- */
+
+struct list {
+  struct bench_case *cases;
+  size_t count, capacity;
+  const char *filter;
+  bool has_failed;
+};
+
+static void append(struct list *list, const struct bench_case *c) {
+  if (list->filter != NULL && strstr(c->name, list->filter) == NULL) return;
+  if (list->count == list->capacity) {
+    size_t capacity = list->capacity * 2 + 16;
+    struct bench_case *cases = realloc(list->cases, capacity * sizeof *cases);
+    if (cases == NULL) list->has_failed = true;
+    if (cases == NULL) return;
+    list->cases = cases;
+    list->capacity = capacity;
+  }
+  list->cases[list->count++] = *c;
+}
+
+static void append_dtypes(struct list *list, const struct entry *entry, struct bench_case c) {
+  for (unsigned dtype = CLORA_F32; dtype <= CLORA_BF16; dtype++) {
+    for (unsigned beta = 0; beta < 2; beta++) {
+      if (!(entry->dtypes >> dtype & 1) || !(entry->betas >> beta & 1)) continue;
+      c.dtype = (clora_dtype)dtype;
+      c.beta = (float)beta;
+      name_case(&c, entry->name);
+      append(list, &c);
+    }
+  }
+}
+
+static void append_entry(struct list *list, const struct entry *entry) {
+  for (size_t i = 0; i < MOST_VALUES && entry->rows[i] != 0; i++) {
+    for (size_t j = 0; j < MOST_VALUES && entry->r[j] != 0; j++) {
+      struct bench_case c = {.rows = entry->rows[i], .r = entry->r[j]};
+      c.d_in = entry->d_in;
+      c.d_out = entry->d_out;
+      append_dtypes(list, entry, c);
+    }
+  }
+}
+
+static bool is_suite(const char *suite) {
+  for (size_t i = 0; i < BENCH_COUNT(entries); i++) {
+    if (strcmp(entries[i].suite, suite) == 0) return true;
+  }
+  return false;
+}
+
+/* ---- a shape from the command line ---- */
+
+static bool read_size(const char *text, size_t *value) {
+  char *end;
+  unsigned long long number = strtoull(text, &end, 10);
+  if (text[0] < '0' || text[0] > '9' || *end != '\0' || number < 1 || number > INT32_MAX) {
+    return false;
+  }
+  *value = (size_t)number;
+  return true;
+}
+
+static bool read_dtype(const char *text, clora_dtype *dtype) {
+  for (unsigned i = CLORA_F32; i <= CLORA_BF16; i++) {
+    *dtype = (clora_dtype)i;
+    if (strcmp(text, clora_dtype_name(*dtype)) == 0) return true;
+  }
+  return false;
+}
+
+static bool read_beta(const char *text, float *beta) {
+  *beta = strcmp(text, "1") == 0 ? 1.0f : 0.0f;
+  return strcmp(text, "0") == 0 || strcmp(text, "1") == 0;
+}
+
+static bool read_part(const char *name, const char *value, struct bench_case *c) {
+  if (strcmp(name, "rows") == 0) return read_size(value, &c->rows);
+  if (strcmp(name, "d_in") == 0) return read_size(value, &c->d_in);
+  if (strcmp(name, "d_out") == 0) return read_size(value, &c->d_out);
+  if (strcmp(name, "r") == 0) return read_size(value, &c->r);
+  if (strcmp(name, "dtype") == 0) return read_dtype(value, &c->dtype);
+  if (strcmp(name, "beta") == 0) return read_beta(value, &c->beta);
+  return false;
+}
+
+static bool read_parts(char *text, struct bench_case *c) {
+  for (char *next = text; next != NULL;) {
+    char *part = next, *comma = strchr(part, ','), *equals = strchr(part, '=');
+    next = comma ? comma + 1 : NULL;
+    if (comma != NULL) *comma = '\0';
+    if (equals == NULL || (comma != NULL && equals > comma)) return false;
+    *equals = '\0';
+    if (!read_part(part, equals + 1, c)) return false;
+  }
+  return true;
+}
+
+static int append_shape(struct list *list, const char *shape) {
+  struct bench_case c = {.rows = 1, .d_in = 4096, .d_out = 4096, .r = 16};
+  char text[256], name[64];
+  snprintf(text, sizeof text, "%s", shape);
+  if (strlen(shape) >= sizeof text || !read_parts(text, &c)) {
+    return bench_fail(BENCH_USAGE,
+                      "--shape is \"%s\", not like rows=16,d_in=4096,d_out=4096,r=16,dtype=f32,"
+                      "beta=0",
+                      shape);
+  }
+  snprintf(name, sizeof name, "%zux%zu", c.d_in, c.d_out);
+  name_case(&c, name);
+  list->filter = NULL;
+  append(list, &c);
+  return BENCH_OK;
+}
+
+int bench_cases(const char *suite, const struct bench_options *options, struct bench_case **cases,
+                size_t *count) {
+  struct list list = {.filter = options->filter};
+  if (!is_suite(suite)) return bench_fail(BENCH_USAGE, "unknown suite \"%s\"", suite);
+  if (options->shape != NULL) BENCH_TRY(append_shape(&list, options->shape));
+  for (size_t i = 0; i < BENCH_COUNT(entries) && options->shape == NULL; i++) {
+    if (strcmp(entries[i].suite, suite) == 0) append_entry(&list, &entries[i]);
+  }
+  *cases = list.cases;
+  *count = list.count;
+  if (list.has_failed) return bench_fail(BENCH_FAILURE, "no memory for the cases");
+  if (list.count > 0) return BENCH_OK;
+  return bench_fail(BENCH_USAGE, "no case of %s contains \"%s\"", suite,
+                    options->filter ? options->filter : "");
+}

@@ -1,0 +1,156 @@
+/* Floors: what a case must at least reach, from a file. Each rule that applies to a case gives one
+ * line, PASS or MISS, with what was measured.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "bench.h"
+
+#include <string.h>
+
+/* ---- what can be demanded ---- */
+
+static double measure_percent(const struct bench_row *row, const struct bench_view *view) {
+  (void)row;
+  return view->percent;
+}
+
+static double measure_blas_ratio(const struct bench_row *row, const struct bench_view *view) {
+  if (view->blas == NULL) return -1;
+  return bench_ratio(row->rounds, view->blas->samples[BENCH_COLD], view->ours->samples[BENCH_COLD])
+      .median;
+}
+
+static double measure_over_launch(const struct bench_row *row, const struct bench_view *view) {
+  double read = bench_row_ceiling(row, BENCH_READ_RATE);
+  double copy = bench_row_ceiling(row, BENCH_COPY_RATE);
+  double least = bench_row_ceiling(row, BENCH_EMPTY) +
+                 bench_bytes(&row->problem) / (read > copy ? read : copy);
+  return view->time[BENCH_COLD].median / least;
+}
+
+static double measure_over_f32(const struct bench_row *row, const struct bench_view *view) {
+  struct bench_case c = row->problem;
+  bool by_bandwidth, by_launch;
+  c.dtype = CLORA_F32;
+  return view->time[BENCH_COLD].median / bench_limit(row, &c, &by_bandwidth, &by_launch);
+}
+
+static const struct rule {
+  const char *key, *text;
+  double (*measure)(const struct bench_row *row, const struct bench_view *view);
+  bool at_least;
+} rules[] = {
+    {"least_percent_of_limit", "% of limit", measure_percent, true},
+    {"least_ratio_to_best_blas", "x best BLAS", measure_blas_ratio, true},
+    {"most_over_launch_and_bytes", "x (empty launch + bytes)", measure_over_launch, false},
+    {"most_over_f32_limit", "x the f32 limit", measure_over_f32, false},
+};
+
+/* ---- which cases a floor is for ---- */
+
+static bool is_within(const json_t *floor, const char *key, size_t value) {
+  const json_t *range = json_object_get(floor, key);
+  if (range == NULL) return true;
+  const json_t *last = json_array_get(range, 1);
+  if (value < (size_t)json_integer_value(json_array_get(range, 0))) return false;
+  return json_is_null(last) || value <= (size_t)json_integer_value(last);
+}
+
+static bool has_dtype(const json_t *floor, clora_dtype dtype) {
+  const json_t *dtypes = json_object_get(floor, "dtypes"), *name;
+  size_t i;
+  json_array_foreach(dtypes, i, name) {
+    if (strcmp(json_string_value(name), clora_dtype_name(dtype)) == 0) return true;
+  }
+  return dtypes == NULL;
+}
+
+static bool applies(const json_t *floor, const struct bench_case *c) {
+  return is_within(floor, "rows", c->rows) && is_within(floor, "r", c->r) &&
+         has_dtype(floor, c->dtype);
+}
+
+/* ---- judging ---- */
+
+struct tally {
+  size_t passed, missed;
+};
+
+static void judge(const struct bench_row *row, const struct rule *rule, double wanted,
+                  struct tally *tally) {
+  struct bench_view view = bench_look(row);
+  bool was_measured = view.percent >= 0;
+  double reached = was_measured ? rule->measure(row, &view) : -1;
+  if (was_measured && reached < 0) return; /* no BLAS here to compare with */
+  bool passes = was_measured && (rule->at_least ? reached >= wanted : reached <= wanted);
+  printf("%s  %-44s %s %.4g %s", passes ? "PASS" : "MISS", row->problem.name,
+         rule->at_least ? "at least" : "at most", wanted, rule->text);
+  if (was_measured) printf(": %.3g\n", reached);
+  if (!was_measured) printf(": no result\n");
+  if (passes) tally->passed++;
+  if (!passes) tally->missed++;
+}
+
+static void judge_row(const struct bench_row *row, const json_t *floors, struct tally *tally) {
+  const json_t *floor;
+  size_t i;
+  json_array_foreach(floors, i, floor) {
+    if (!applies(floor, &row->problem)) continue;
+    for (size_t j = 0; j < BENCH_COUNT(rules); j++) {
+      const json_t *wanted = json_object_get(floor, rules[j].key);
+      if (wanted != NULL) judge(row, &rules[j], json_number_value(wanted), tally);
+    }
+  }
+}
+
+/* Everything that judging takes for granted. */
+static bool is_range(const json_t *range) {
+  return range == NULL ||
+         (json_array_size(range) == 2 && json_is_integer(json_array_get(range, 0)) &&
+          (json_is_integer(json_array_get(range, 1)) || json_is_null(json_array_get(range, 1))));
+}
+
+static bool is_floor(const json_t *floor) {
+  static const char *const keys[] = {"rows", "r", "dtypes", "about"};
+  const json_t *dtypes = json_object_get(floor, "dtypes"), *name, *value;
+  const char *key;
+  size_t i;
+  json_array_foreach(dtypes, i, name) {
+    if (!json_is_string(name)) return false;
+  }
+  json_object_foreach((json_t *)floor, key, value) {
+    bool is_known = false;
+    for (i = 0; i < BENCH_COUNT(keys); i++) is_known = is_known || strcmp(key, keys[i]) == 0;
+    for (i = 0; i < BENCH_COUNT(rules); i++) {
+      is_known = is_known || (strcmp(key, rules[i].key) == 0 && json_is_number(value));
+    }
+    if (!is_known) return false;
+  }
+  return json_is_object(floor) && is_range(json_object_get(floor, "rows")) &&
+         is_range(json_object_get(floor, "r"));
+}
+
+static int check_floors(const json_t *floors, const char *path) {
+  const json_t *floor;
+  size_t i;
+  if (!json_is_array(floors)) return bench_fail(BENCH_USAGE, "%s has no list \"floors\"", path);
+  json_array_foreach(floors, i, floor) {
+    if (!is_floor(floor)) return bench_fail(BENCH_USAGE, "%s: floor %zu is malformed", path, i);
+  }
+  return BENCH_OK;
+}
+
+int bench_report_floors(const struct bench_run *run, const char *path) {
+  json_error_t error;
+  struct tally tally = {0, 0};
+  json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+  if (file == NULL) return bench_fail(BENCH_USAGE, "%s:%d: %s", path, error.line, error.text);
+  const json_t *floors = json_object_get(file, "floors");
+  int code = check_floors(floors, path);
+  printf("\n");
+  for (size_t i = 0; i < run->row_count && code == BENCH_OK; i++) {
+    judge_row(&run->rows[i], floors, &tally);
+  }
+  json_decref(file);
+  if (code != BENCH_OK) return code;
+  printf("%zu floors passed, %zu missed\n", tally.passed, tally.missed);
+  return tally.missed > 0 ? BENCH_MISSED : BENCH_OK;
+}

@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# The benchmark: what its outputs hold, what `compare` and the floors say, and what it refuses.
+# Nothing here depends on how fast anything is. Skipped (77) where there is no OpenCL device.
+#   test_bench.sh CLORA_BENCH SOURCE_DIR
+# SPDX-License-Identifier: Apache-2.0
+set -uo pipefail
+bench=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+failures=0
+
+fail() {
+  echo "FAILED: $*"
+  sed 's/^/    out: /' out | head -n 20
+  sed 's/^/    err: /' err
+  failures=$((failures + 1))
+}
+
+# expect CODE ARGUMENTS...: runs the benchmark; its output is left in the files out and err.
+expect() {
+  local code=$1 got
+  shift
+  "$bench" "$@" >out 2>err </dev/null
+  got=$?
+  called=$*
+  [ "$got" = "$code" ] || fail "clora-bench $* gave $got, not $code"
+}
+
+# says FILE PATTERN...: the file holds a line of each pattern.
+says() {
+  local file=$1 pattern
+  shift
+  for pattern in "$@"; do
+    grep -qE -e "$pattern" "$file" || fail "clora-bench $called: $file does not say $pattern"
+  done
+}
+
+# says_not FILE PATTERN...: the file holds no line of any pattern.
+says_not() {
+  local file=$1 pattern
+  shift
+  for pattern in "$@"; do
+    ! grep -qE -e "$pattern" "$file" || fail "clora-bench $called: $file says $pattern"
+  done
+}
+
+# lines COUNT PATTERN FILE
+lines() {
+  local got
+  got=$(grep -cE -e "$2" "$3")
+  [ "$got" = "$1" ] || fail "clora-bench $called: $got lines of $3 say $2, not $1"
+}
+
+# run_json CEILING TIME...: a file as `core --json` writes it, of one case with these cold times.
+run_json() {
+  local ceiling=$1 times
+  shift
+  times=$(IFS=,; echo "$*")
+  cat <<END
+{"schema": "clora-bench", "schema_version": 1, "clora": "0.1.0", "suite": "core",
+ "devices": [{"name": "D", "driver": "1", "noisy": false, "fma_drift": 0}],
+ "rows": [{"case": "c", "device": 0, "rows": 1, "d_in": 2, "d_out": 3, "r": 1,
+  "limited_by": "fma", "ceilings": {"fma": [$ceiling]}, "results":
+  [{"peer": "clora", "status": "ok", "seconds": {"cold": [$times], "warm": [1, 1, 1]}}]}]}
+END
+}
+
+# ---- what it refuses ----
+
+expect 0 --help
+says out 'core' 'compare' 'first-call' '--floors FILE'
+expect 2 nonsense
+expect 2 core extra
+expect 2 core --rounds 0
+expect 2 core --rounds 3x
+expect 2 core --rounds ''
+expect 2 core --budget -1
+expect 2 core --budget nan
+expect 2 core --nonsense
+expect 2 core --json
+expect 2 core --case 'no such case'
+expect 2 core --shape rows=0
+expect 2 core --shape rows=1,rows
+expect 2 core --shape rows=1,dtype=f64
+expect 2 core --shape beta=2
+expect 2 compare
+expect 2 compare missing.json missing.json
+says err 'missing.json'
+OCL_ICD_VENDORS=$work/none expect 3 core
+expect 3 core --device 'no such device'
+
+# ---- compare ----
+
+run_json 100 1 1.01 0.99 1 >a.json
+run_json 100 2 2.01 1.99 2 >slow.json
+run_json 100 0.5 0.51 0.49 0.5 >fast.json
+run_json 100 0.5 2 1 1.5 >wide.json
+run_json 70 1.2 1.21 1.19 1.2 >noisy.json
+echo '{"schema": "other"}' >other.json
+expect 0 compare a.json a.json
+says out '\| c +\| cold +\|.* SAME +\|' '\| c +\| warm +\|.* SAME +\|'
+expect 0 compare a.json fast.json
+says out 'cold.* FASTER '
+expect 5 compare a.json slow.json
+says out 'cold.* SLOWER ' 'warm.* SAME '
+expect 0 compare a.json wide.json
+says out 'cold.* UNSURE '
+expect 0 compare a.json noisy.json # by 1.2, on a machine that was slower by 1.4
+says out 'cold.* UNSURE '
+sed 's/"status": "ok"/"status": "wrong"/' a.json >wrong.json
+expect 5 compare a.json wrong.json
+says out ' WRONG '
+expect 2 compare a.json other.json
+
+# ---- a run ----
+
+expect_run() {
+  "$bench" "$@" >out 2>err </dev/null
+  got=$?
+  called=$*
+}
+expect_run full --case 'edge rows=17 r=' --peers plain --rounds 3 --budget 20 --json run.json \
+  --csv run.csv --html run.html
+if [ $got = 3 ]; then
+  echo 'skipped: no OpenCL device'
+  [ $failures -eq 0 ] && exit 77
+  exit 1
+fi
+[ $got = 0 ] || fail "clora-bench $called gave $got"
+lines 3 '^\| edge rows=17 r=[0-9]+ f32 +\| +0 \| 1000x129' out
+lines 3 '^\| edge rows=17 .*\| plain ' out
+says out '^\| case ' 'GB/s' 'fma [0-9.]+ GFLOP/s' 'empty launch' 'error / bound'
+says_not out '\| wrong '
+says run.json '"schema": "clora-bench"' '"schema_version": 1' '"environment"' '"devices"' \
+  '"driver"' '"noisy"' '"fma_drift"' '"flops": 115158' '"bytes"' '"limit_seconds"' \
+  '"limited_by"' '"cold_sets"' '"peer": "clora"' '"peer": "plain"' '"error_over_bound"' \
+  '"ratio_to_clora"' '"low95"' '"percent_of_limit"' '"event"'
+lines 3 '"case": "edge rows=17 ' run.json
+lines 6 '"status": "ok"' run.json
+lines 7 '.' run.csv
+says run.html '<svg' '</html>' 'prefers-color-scheme:dark'
+says_not run.html '<script' 'http' 'src='
+for file in out run.json run.csv run.html; do
+  says_not "$file" "$work" "$source" '/home/' '/root' "$(uname -n)"
+done
+expect 0 compare run.json run.json
+lines 6 ' SAME +\|' out
+says out '^0 faster, 0 slower, 6 the same, 0 unsure'
+
+# ---- a shape, floors, and outputs that cannot be written ----
+
+cat >floors.json <<END
+{"floors": [{"rows": [1, 9], "r": [1, null], "dtypes": ["bf16"],
+             "least_percent_of_limit": 0, "most_over_f32_limit": 0},
+            {"rows": [8, null], "least_percent_of_limit": 0}]}
+END
+expect 5 core --shape rows=7,d_in=33,d_out=65,r=3,dtype=bf16,beta=1 --peers none --rounds 1 \
+  --floors floors.json
+says out '^PASS  33x65 rows=7 r=3 bf16 beta=1 +at least 0 % of limit' \
+  '^MISS  .* at most 0 x the f32 limit' '^1 floors passed, 1 missed'
+tiny='core --shape rows=1,d_in=8,d_out=8,r=1 --peers none --rounds 1'
+expect_run $tiny --floors "$source/bench/floors.json"
+[ $got = 0 ] || [ $got = 5 ] || fail "clora-bench $called gave $got"
+expect 2 $tiny --floors a.json
+expect 1 $tiny --json missing/run.json
+expect 1 $tiny --cblas "$work/a.json"
+expect 2 $tiny --peers nonsense
+expect 0 $tiny --csv -
+says out '^device,case,'
+
+[ $failures -eq 0 ] || exit 1
