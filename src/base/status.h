@@ -12,7 +12,8 @@ __attribute__((format(printf, 2, 3))) clora_status clora__fail(clora_status stat
 /* Puts "text: " in front of this thread's error, so that a caller can name what it was doing. */
 __attribute__((format(printf, 1, 2))) void clora__error_prefix(const char *format, ...);
 
-#define FAIL(status, ...) return clora__fail(status, __VA_ARGS__)
+/* Returns the status itself, so that a compiler sees that it is not CLORA_OK. */
+#define FAIL(status, ...) return (clora__fail(status, __VA_ARGS__), (status))
 
 /* Raises `status` unless the condition holds. */
 #define CHECK(condition, status, ...)            \
