@@ -123,7 +123,8 @@ typedef struct clora_context_options {
   cl_context opencl; /* the caller's own context, retained; then `device` is one of its devices */
   cl_device_id device;
   bool no_compile;     /* refuse (CLORA_NOT_PREPARED) instead of building inside an enqueue */
-  const char *variant; /* serve by this variant alone ("plain", "cpu", ...); NULL: the best one */
+  const char *variant; /* serve by this variant alone ("plain", "cpu", ...); NULL: the best one;
+                          calls that it does not fit, or an unknown name: CLORA_UNSUPPORTED */
   clora_log_function log;
   void *log_user;
 } clora_context_options;

@@ -65,6 +65,8 @@ START_TEST(a_context_can_use_the_callers) {
   clora_context_destroy(context);
   ck_fails(clora_context_create(&(clora_context_options){.opencl = opencl}, &context),
            CLORA_INVALID_ARGUMENT, "device is NULL");
+  ck_fails(clora_context_create(&(clora_context_options){.device = device.id}, &context),
+           CLORA_INVALID_ARGUMENT, "device is given, opencl is NULL");
   clReleaseContext(opencl);
 }
 END_TEST

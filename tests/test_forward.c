@@ -5,7 +5,7 @@
 #include "device_test.h"
 
 static const size_t sizes[] = {1, 3, 7, 17, 33, 64, 129, 1000};
-static const size_t ranks[] = {1, 2, 3, 4, 7, 8, 12, 16, 64, 100, 128, 300};
+static const size_t ranks[] = {1, 2, 3, 4, 7, 8, 12, 16, 64, 100, 128, 200, 300};
 static const float betas[] = {0, 1, 0.5f};
 
 enum {
@@ -26,7 +26,7 @@ enum {
   UNORDERED,
   FACTORS
 };
-static const unsigned levels[FACTORS] = {8, 8, 8, 12, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2};
+static const unsigned levels[FACTORS] = {8, 8, 8, 13, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2};
 
 static struct forward_case make_case(const unsigned *v, bool f32_only) {
   clora_dtype x = f32_only ? CLORA_F32 : (clora_dtype)v[X_DTYPE];
@@ -197,6 +197,9 @@ START_TEST(bad_arguments_are_named_with_both_values) {
            CLORA_INVALID_ARGUMENT, "x is NULL");
   ck_fails(clora_enqueue_forward(c.queue, c.layer, &c.x.matrix, &c.y.matrix, NULL, 1, NULL, NULL),
            CLORA_INVALID_ARGUMENT, "wait_count is 1, wait_list is NULL");
+  cl_event none = NULL;
+  ck_fails(clora_enqueue_forward(c.queue, c.layer, &c.x.matrix, &c.y.matrix, NULL, 1, &none, NULL),
+           CLORA_INVALID_ARGUMENT, "event 0 of wait_list is NULL");
   end_call(&c);
 }
 END_TEST

@@ -161,7 +161,34 @@ START_TEST(rows_yield_to_better_ones) {
 }
 END_TEST
 
-DEVICE_TEST_MAIN("plan", a_wrong_kernel_is_refused, a_kernel_that_does_not_build_is_refused,
+/* No rank that the CPU variant takes is without a shape to check it on. */
+START_TEST(every_rank_has_its_check) {
+  static const size_t ranks[] = {1,  2,  4,   5,   8,   9,   16,  17,  32,  33,
+                                 64, 65, 128, 129, 160, 192, 256, 257, 512, 513};
+  const clora_device *device = clora_context_device(context_of(NULL));
+  bool cpu = (device->type & CL_DEVICE_TYPE_CPU) != 0;
+  if (!cpu || suite_size() < NORMAL) return;
+  for (size_t i = 0; i < 2 * sizeof ranks / sizeof *ranks; i++) {
+    clora_dtype dtype = i % 2 ? CLORA_F16 : CLORA_F32;
+    size_t r = ranks[i / 2];
+    clora_layer *layer;
+    clora_matrix x = {.rows = 40, .cols = 96, .dtype = dtype};
+    clora_matrix y = {.rows = 40, .cols = 64, .dtype = dtype};
+    ck_ok(clora_layer_create(
+        context_of("cpu"), &(clora_layer_options){.dim = 96, .dim_out = 64, .r = r, .dtype = dtype},
+        &layer));
+    if (r <= 512) {
+      ck_ok(clora_prepare_forward(layer, &x, &y, NULL));
+    } else {
+      ck_fails(clora_prepare_forward(layer, &x, &y, NULL), CLORA_UNSUPPORTED, "r is above 512");
+    }
+    clora_layer_destroy(layer);
+  }
+}
+END_TEST
+
+DEVICE_TEST_MAIN("plan", every_rank_has_its_check, a_wrong_kernel_is_refused,
+                 a_kernel_that_does_not_build_is_refused,
                  a_kernel_that_writes_past_its_output_is_refused,
                  a_kernel_that_reads_its_output_at_beta_0_is_refused,
                  the_call_fails_when_every_row_is_refused, an_unknown_variant_serves_nothing,

@@ -5,11 +5,11 @@
 #include "device_test.h"
 
 static const size_t sizes[] = {1, 3, 7, 17, 33, 64, 129, 1000};
-static const size_t ranks[] = {1, 2, 3, 4, 7, 8, 12, 16, 64, 100, 128, 300};
+static const size_t ranks[] = {1, 2, 3, 4, 7, 8, 12, 16, 64, 100, 128, 200, 300};
 static const float betas[] = {0, 1, 0.5f};
 
 enum { D_IN, D_OUT, R, W_DTYPE, A_DTYPE, BETA, PADDING, OFFSET, A_VIEW, B_VIEW, W_VIEW, FACTORS };
-static const unsigned levels[FACTORS] = {8, 8, 12, 3, 3, 3, 2, 2, 2, 2, 2};
+static const unsigned levels[FACTORS] = {8, 8, 13, 3, 3, 3, 2, 2, 2, 2, 2};
 
 static struct weight_case make_case(const unsigned *v, bool f32_only) {
   clora_dtype w = f32_only ? CLORA_F32 : (clora_dtype)v[W_DTYPE];

@@ -90,9 +90,27 @@ static int load_inputs(struct tool *tool, struct job *job) {
 
 /* ---- on the device ---- */
 
+/* A finite value that the dtype would store as infinity is refused, as those of an adapter are. */
+static int check_range(struct tool *tool, const char *path, const clora_array *array,
+                       clora_dtype dtype) {
+  for (size_t i = 0; i < array->count; i++) {
+    float value = array->values[i], stored;
+    uint16_t bits[2];
+    clora_pack(dtype, 1, &value, bits);
+    clora_unpack(dtype, 1, bits, &stored);
+    if (isfinite(value) && !isfinite(stored)) {
+      return tool_fail(tool, TOOL_FAILURE, "%s: element %zu is %g, which %s cannot hold", path, i,
+                       (double)value, clora_dtype_name(dtype));
+    }
+  }
+  return TOOL_OK;
+}
+
 static int fill_device(struct tool *tool, struct job *job) {
   const struct request *request = job->request;
   struct tool_session *session = &job->session;
+  TOOL_TRY(check_range(tool, request->x, &job->x, job->dtype));
+  if (request->y != NULL) TOOL_TRY(check_range(tool, request->y, &job->y_before, job->dtype));
   TOOL_TRY(tool_session_open(tool, tool->device, tool_variant_of(request->variant), session));
   TOOL_CLORA(tool, clora_adapter_layer_create(job->layer.adapter, job->layer.index,
                                               session->context, job->dtype, &job->on_device));

@@ -163,9 +163,13 @@ int tool_print_json(struct tool *tool, json_t *object) {
 static int refuse_many(struct tool *tool, const char *path, const clora_adapter *adapter) {
   char names[2048] = "";
   size_t used = 0, count = clora_adapter_count(adapter);
-  for (size_t i = 0; i < count && used < sizeof names; i++) {
+  for (size_t i = 0; i < count; i++) {
     clora_adapter_layer layer;
     TOOL_CLORA(tool, clora_adapter_describe(adapter, i, &layer));
+    if (used + strlen(layer.name) + 40 > sizeof names) {
+      snprintf(names + used, sizeof names - used, "\nand %zu more", count - i);
+      break;
+    }
     used += (size_t)snprintf(names + used, sizeof names - used, "\n%s", layer.name);
   }
   return tool_fail(tool, TOOL_FAILURE, "%s has %zu layers; choose one with --layer:%s", path, count,

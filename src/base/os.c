@@ -131,7 +131,10 @@ static clora_status sync_directory_of(const char *path) {
   TRY(clora__allocate(strlen(path) + 1, 1, &copy));
   memcpy(copy, path, strlen(path));
   int directory = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  bool synced = directory >= 0 && !clora__fault() && (fsync(directory) == 0 || errno == EINVAL);
+  /* A folder may be written and not read; and some file systems cannot sync one. */
+  bool unreadable = directory < 0 && errno == EACCES;
+  bool synced = unreadable ||
+                (directory >= 0 && !clora__fault() && (fsync(directory) == 0 || errno == EINVAL));
   if (directory >= 0) close(directory);
   free(copy);
   FILE_CHECK(synced, path, "cannot sync its directory");
@@ -165,7 +168,8 @@ void clora__output_discard(struct clora__output *output) {
 
 clora_status clora__directory(const char *path) {
   if (clora__is_directory(path)) return CLORA_OK;
-  FILE_CHECK(!clora__fault() && mkdir(path, 0777) == 0, path, "cannot make the directory");
+  bool made = !clora__fault() && (mkdir(path, 0777) == 0 || errno == EEXIST);
+  FILE_CHECK(made && clora__is_directory(path), path, "cannot make the directory");
   return CLORA_OK;
 }
 

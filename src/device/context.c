@@ -74,6 +74,8 @@ static clora_status open_context(clora_context *context, const clora_context_opt
   CHECK(strlen(variant) < sizeof context->variant, CLORA_INVALID_ARGUMENT,
         "there is no variant \"%s\"", variant);
   strcpy(context->variant, variant);
+  CHECK(options->opencl != NULL || options->device == NULL, CLORA_INVALID_ARGUMENT,
+        "device is given, opencl is NULL");
   if (options->opencl != NULL) {
     TRY(adopt(context, options));
   } else {

@@ -2,12 +2,25 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "device/launch.h"
 
+static clora_status check_wait_list(const clora_context *context, cl_uint count,
+                                    const cl_event *list) {
+  CHECK((count > 0) == (list != NULL), CLORA_INVALID_ARGUMENT, "wait_count is %u, wait_list is %s",
+        count, list ? "given" : "NULL");
+  for (cl_uint i = 0; i < count; i++) {
+    cl_context owner = NULL;
+    CHECK(list[i] != NULL, CLORA_INVALID_ARGUMENT, "event %u of wait_list is NULL", i);
+    CL(clGetEventInfo, list[i], CL_EVENT_CONTEXT, sizeof(cl_context), &owner, NULL);
+    CHECK(owner == context->opencl, CLORA_INVALID_ARGUMENT,
+          "event %u of wait_list belongs to another cl_context", i);
+  }
+  return CLORA_OK;
+}
+
 clora_status clora__chain_begin(const clora_context *context, cl_command_queue queue,
                                 cl_uint wait_count, const cl_event *wait_list, bool wants_event,
                                 struct clora__chain *chain) {
   CHECK(queue != NULL, CLORA_INVALID_ARGUMENT, "queue is NULL");
-  CHECK((wait_count > 0) == (wait_list != NULL), CLORA_INVALID_ARGUMENT,
-        "wait_count is %u, wait_list is %s", wait_count, wait_list ? "given" : "NULL");
+  TRY(check_wait_list(context, wait_count, wait_list));
   cl_context owner = NULL;
   cl_device_id device = NULL;
   cl_command_queue_properties properties = 0;

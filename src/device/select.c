@@ -104,7 +104,9 @@ clora_status clora_devices(clora_device *devices, size_t capacity, size_t *count
   }
   CHECK(*count > 0, CLORA_NO_DEVICE,
         "%u OpenCL platforms, none with a device: install a driver (for any CPU on Debian or "
-        "Ubuntu: apt-get install pocl-opencl-icd)",
+        "Ubuntu: apt-get install pocl-opencl-icd); a PoCL that is there and silent cannot write "
+        "its cache, "
+        "see POCL_CACHE_DIR",
         found);
   return CLORA_OK;
 }

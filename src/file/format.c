@@ -93,7 +93,10 @@ static clora_status fail_unrecognised(const char *path) {
   struct clora__file file;
   TRY(clora__file_open(path, &file));
   clora__file_close(&file);
-  FAIL(CLORA_BAD_FILE, "%s: a file; %s: give the path of the folder", path, expected);
+  FAIL(CLORA_BAD_FILE,
+       "%s: a file; %s: give the path of the folder (kohya's single files and GGUF are not "
+       "supported yet)",
+       path, expected);
 }
 
 clora_status clora__format_load(const char *path, struct clora__host_layers *layers) {

@@ -215,7 +215,9 @@ static clora_status read_header(const struct clora__file *file, struct header *h
 static clora_status load(const struct clora__file *file, clora_array *array) {
   struct header header = {0};
   TRY(read_header(file, &header));
-  TRY(clora__allocate(header.array.count, sizeof(float), &header.array.values));
+  clora_status room = clora__allocate(header.array.count, sizeof(float), &header.array.values);
+  if (room != CLORA_OK) clora__error_prefix("%.300s", file->path);
+  TRY(room);
   clora_status status = clora__read_numbers(file, header.data_at, header.number, header.array.count,
                                             header.array.values);
   if (status == CLORA_OK) {

@@ -112,7 +112,7 @@ clora_status clora_enqueue_forward(cl_command_queue queue, clora_layer *layer,
   TRY(describe(layer, x, y, o, &f));
   TRY(check_memory(layer, &f, o));
   TRY(clora__chain_begin(f.context, queue, wait_count, wait_list, event != NULL, &chain));
-  if (x->rows == 0) return clora__chain_end(&chain, CLORA_OK, event);
+  if (x->rows == 0) return clora__chain_end(&chain, clora__chain_barrier(&chain), event);
   TRY(plan(&f, !f.context->no_compile, &shrink, &expand));
   const clora_matrix *const used[] = {x, y, &layer->a, &layer->b, o->t};
   TRY(clora__workspace_open(f.context, o->scratch, o->scratch_offset_bytes, f.workspace_bytes, 5,
