@@ -15,9 +15,10 @@
 // PACK_IN      0 1          copy ROWS x inner of t to f32 first: 16-bit or transposed (A of weight)
 // DEPTH        16 32 ...    the rank that the packed panels have room for
 //
-// Local memory: at most (2 WIDTH + ROWS) * DEPTH * 4 bytes.
+// Private memory: 64 KiB of panels and ROWS * DEPTH * 4 bytes, at most 88 KiB.
 
 #define LANES (2 * WIDTH)
+#define PANELS (DEPTH * LANES < 16384 ? 16384 / (DEPTH * LANES) : 1)  // 64 KB of them
 
 #if PACK_IN
 #define T_SPACE __private
@@ -111,7 +112,8 @@ static B_SPACE const float *panel_of(__global const WEIGHT_TYPE *b, ulong b_row,
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void expand_cpu(PRODUCT_ARGUMENTS) {
-  __private float strip[PACK_IN ? ROWS * DEPTH : 1], panel[PACK_WEIGHT ? DEPTH * LANES : 1];
+  __private float strip[PACK_IN ? ROWS * DEPTH : 1],
+      panel[PACK_WEIGHT ? PANELS * DEPTH * LANES : 1];
   const ulong t_row = PACK_IN ? DEPTH : in_row, b_row = PACK_WEIGHT ? LANES : weight_row;
   const ulong2 row_share = share_of(rows, ROWS, 0), col_share = share_of(cols, LANES, 1);
   const float factor = scale[scale_offset];
@@ -120,15 +122,23 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void expand_cpu(PRODUCT_
   weight += weight_offset;
   out += out_offset;
 #if PACK_WEIGHT
-  // A panel is packed once and used for all rows of the block.
-  for (ulong o = col_share.x; o < col_share.y; o += LANES) {
-    const uint lanes = (uint)min((ulong)LANES, col_share.y - o);
-    B_SPACE const float *b =
-        panel_of(weight + o * weight_col, weight_row, weight_col, depth, lanes, panel);
+  // As many panels as there is room for are packed at once and used for all rows of the block: y is
+  // written in long pieces.
+  for (ulong o0 = col_share.x; o0 < col_share.y; o0 += PANELS * LANES) {
+    const ulong o1 = min(o0 + PANELS * LANES, col_share.y);
+    uint slot = 0;
+    for (ulong o = o0; o < o1; o += LANES, slot++) {
+      panel_of(weight + o * weight_col, weight_row, weight_col, depth,
+               (uint)min((ulong)LANES, o1 - o), panel + slot * DEPTH * LANES);
+    }
     for (ulong i = row_share.x; i < row_share.y; i += ROWS) {
       const uint height = (uint)min((ulong)ROWS, row_share.y - i);
       T_SPACE const float *t = strip_of(in + i * in_row, in_row, in_col, height, depth, strip);
-      tile(t, t_row, b, b_row, depth, height, out + i * out_row + o, out_row, lanes, factor, beta);
+      slot = 0;
+      for (ulong o = o0; o < o1; o += LANES, slot++) {
+        tile(t, t_row, panel + slot * DEPTH * LANES, b_row, depth, height, out + i * out_row + o,
+             out_row, (uint)min((ulong)LANES, o1 - o), factor, beta);
+      }
     }
   }
 #else

@@ -16,9 +16,10 @@
 //                         rank that is no multiple of WIDTH
 // PACK_IN      0 1        copy a ROWS x CHUNK strip of x to f32 first: 16-bit storage
 //
-// Local memory: at most (WIDTH + ROWS) * CHUNK * 4 bytes, 28 KiB.
+// Private memory: 64 KiB of panels and ROWS * CHUNK * 4 bytes, at most 76 KiB.
 
 #define CHUNK 256
+#define PANELS (16384 / (CHUNK * WIDTH))  // 64 KB of them: a part of every L2
 
 #if PACK_IN
 #define X_SPACE __private
@@ -100,7 +101,8 @@ static A_SPACE const float *panel_of(__global const WEIGHT_TYPE *a, ulong a_row,
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void shrink_cpu(PRODUCT_ARGUMENTS) {
-  __private float strip[PACK_IN ? ROWS * CHUNK : 1], panel[PACK_WEIGHT ? CHUNK * WIDTH : 1];
+  __private float strip[PACK_IN ? ROWS * CHUNK : 1],
+      panel[PACK_WEIGHT ? PANELS * CHUNK * WIDTH : 1];
   const ulong x_row = PACK_IN ? CHUNK : in_row, a_row = PACK_WEIGHT ? WIDTH : weight_row;
   const ulong2 row_share = share_of(rows, ROWS, 0), col_share = share_of(cols, WIDTH, 1);
   const float factor = scale[scale_offset];
@@ -108,18 +110,33 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void shrink_cpu(PRODUCT_
   weight += weight_offset;
   out += out_offset;
 #if PACK_WEIGHT
-  // A panel is packed once and used for all rows of the block.
-  for (ulong k = 0; k < inner; k += CHUNK) {
-    const uint depth = (uint)min((ulong)CHUNK, inner - k);
-    for (ulong o = col_share.x; o < col_share.y; o += WIDTH) {
-      const uint lanes = (uint)min((ulong)WIDTH, col_share.y - o);
-      A_SPACE const float *a = panel_of(weight + k * weight_row + o * weight_col, weight_row,
-                                        weight_col, depth, lanes, panel);
+  // As many panels as there is room for are packed at once, along k and across, and used for all
+  // rows of the block: x is read in long pieces, and once.
+  const uint across = (uint)min((ulong)PANELS, (col_share.y - col_share.x + WIDTH - 1) / WIDTH);
+  const ulong along = PANELS / max(across, 1u) * CHUNK;
+  for (ulong k0 = 0; k0 < inner; k0 += along) {
+    const ulong k1 = min(k0 + along, inner);
+    for (ulong o0 = col_share.x; o0 < col_share.y; o0 += across * WIDTH) {
+      const ulong o1 = min(o0 + across * WIDTH, col_share.y);
+      uint slot = 0;
+      for (ulong k = k0; k < k1; k += CHUNK) {
+        for (ulong o = o0; o < o1; o += WIDTH, slot++) {
+          panel_of(weight + k * weight_row + o * weight_col, weight_row, weight_col,
+                   (uint)min((ulong)CHUNK, k1 - k), (uint)min((ulong)WIDTH, o1 - o),
+                   panel + slot * CHUNK * WIDTH);
+        }
+      }
       for (ulong i = row_share.x; i < row_share.y; i += ROWS) {
         const uint height = (uint)min((ulong)ROWS, row_share.y - i);
-        X_SPACE const float *x = strip_of(in + i * in_row + k, in_row, height, depth, strip);
-        tile(x, x_row, a, a_row, depth, height, out + i * out_row + o, out_row, lanes, k == 0,
-             factor);
+        slot = 0;
+        for (ulong k = k0; k < k1; k += CHUNK) {
+          const uint depth = (uint)min((ulong)CHUNK, k1 - k);
+          X_SPACE const float *x = strip_of(in + i * in_row + k, in_row, height, depth, strip);
+          for (ulong o = o0; o < o1; o += WIDTH, slot++) {
+            tile(x, x_row, panel + slot * CHUNK * WIDTH, a_row, depth, height,
+                 out + i * out_row + o, out_row, (uint)min((ulong)WIDTH, o1 - o), k == 0, factor);
+          }
+        }
       }
     }
   }
