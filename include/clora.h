@@ -222,10 +222,9 @@ typedef struct clora_layer_info {
 
 CLORA_API clora_status clora_layer_describe(const clora_layer *layer, clora_layer_info *info);
 
-/* Copy A [d_in, r] or B [r, d_out] to or from dense host values. The layer must own them or they
- * must be dense, not transposed. These calls block on the context's private queue: work of other
- * queues on the layer must have finished before. Events of a failed write leave the values
- * unspecified. */
+/* Copy A [d_in, r] or B [r, d_out] to or from dense host values, whatever view the layer has of
+ * them. Blocking, on the context's private queue: work of other queues on the layer must have
+ * finished before. A write that failed leaves the values unspecified. */
 CLORA_API clora_status clora_layer_read_a(const clora_layer *layer, float *values);
 CLORA_API clora_status clora_layer_read_b(const clora_layer *layer, float *values);
 CLORA_API clora_status clora_layer_write_a(clora_layer *layer, const float *values);
