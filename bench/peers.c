@@ -76,13 +76,26 @@ static int add_given(const struct bench_device *device, const char *path, struct
   return bench_fail(BENCH_FAILURE, "--cblas: %s does not load, or has no cblas_sgemm", path);
 }
 
+static bool is_entry(const char *name) {
+  for (size_t i = 0; i < BENCH_COUNT(entries); i++) {
+    if (strcmp(entries[i].name, name) == 0) return true;
+  }
+  return false;
+}
+
+/* Any other variant of the library, a peer when it is named. */
+static const char *find_variant(size_t index) {
+  const char *name = clora_variant_name(index);
+  return name != NULL && is_entry(name) ? "" : name;
+}
+
 static int check_names(const char *list) {
   char text[256];
   snprintf(text, sizeof text, "%s", list ? list : "");
   for (char *name = strtok(text, ","); name != NULL; name = strtok(NULL, ",")) {
-    bool is_known = strcmp(name, "none") == 0;
-    for (size_t i = 0; i < BENCH_COUNT(entries); i++) {
-      is_known = is_known || strcmp(entries[i].name, name) == 0;
+    bool is_known = strcmp(name, "none") == 0 || is_entry(name);
+    for (size_t i = 0; !is_known && clora_variant_name(i) != NULL; i++) {
+      is_known = strcmp(clora_variant_name(i), name) == 0;
     }
     if (!is_known) return bench_fail(BENCH_USAGE, "--peers: unknown peer \"%s\"", name);
   }
@@ -98,6 +111,11 @@ int bench_peers_open(const struct bench_device *device, const struct bench_optio
     struct bench_peer *peer = &peers[*count];
     add(device, &entries[i], peer);
     if (!peer->is_host_blas || loads(device, peer)) (*count)++;
+  }
+  for (size_t i = 0; options->peers != NULL && find_variant(i) != NULL; i++) {
+    const char *name = find_variant(i);
+    struct entry entry = {name, &bench_engine_clora, name, true, true};
+    if (*name != '\0' && is_wanted(name, options->peers)) add(device, &entry, &peers[(*count)++]);
   }
   if (options->cblas == NULL) return BENCH_OK;
   BENCH_TRY(add_given(device, options->cblas, &peers[*count]));
