@@ -1,12 +1,22 @@
 # Turns kernel files into one C source: for every kernels/NAME.cl a NUL-terminated array
-# clora__source_NAME, and a header that declares them. Called as
+# clora__source_NAME, and a header that declares them. A line #include "FILE" in a kernel becomes that
+# file, which lies beside it: the drivers' compilers have no include path. Called as
 #   cmake -DOUTPUT=<path without suffix> -DKERNELS=a.cl,b.cl -P embed.cmake
 string(REPLACE "," ";" KERNELS "${KERNELS}")
 set(header "/* Generated from the kernel files by cmake/embed.cmake. */\n#pragma once\n")
 set(source "/* Generated from the kernel files by cmake/embed.cmake. */\n#include \"kernels.h\"\n")
 foreach(kernel ${KERNELS})
   get_filename_component(name ${kernel} NAME_WE)
+  get_filename_component(folder ${kernel} DIRECTORY)
   file(READ ${kernel} bytes HEX)
+  file(STRINGS ${kernel} includes REGEX "^#include \"")
+  foreach(line ${includes})
+    string(REGEX REPLACE "^#include \"(.*)\"$" "\\1" included "${line}")
+    file(READ ${folder}/${included} text HEX)
+    file(WRITE ${OUTPUT}.line "${line}\n")
+    file(READ ${OUTPUT}.line line HEX)
+    string(REPLACE "${line}" "${text}" bytes "${bytes}")
+  endforeach()
   string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
   string(REGEX REPLACE "((0x[0-9a-f][0-9a-f],){24})" "\\1\n" bytes "${bytes}")
   string(APPEND header "extern const char clora__source_${name}[];\n")

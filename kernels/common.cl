@@ -48,7 +48,13 @@ ushort to_bf16(float value) {
       ulong weight_offset, ulong weight_row, ulong weight_col, ulong out_offset, ulong out_row, \
       ulong scale_offset, ulong rows, ulong inner, ulong cols
 
-// ---- for kernels with vectors of WIDTH lanes and tiles of ROWS rows ----
+// The arguments of a forward in one launch: out = beta*out + scale * (in a) weight, with
+// a [inner, r] stored as the weight [r, cols] is.
+#define FORWARD_ARGUMENTS                                                                     \
+  PRODUCT_ARGUMENTS, __global const WEIGHT_TYPE *a, ulong a_offset, ulong a_row, ulong a_col, \
+      ulong r
+
+// ---- for kernels with vectors of WIDTH lanes ----
 
 #ifdef WIDTH
 
@@ -63,11 +69,19 @@ ushort to_bf16(float value) {
 #define LOAD_VECTOR_BF16(pointer) \
   JOIN(as_float, WIDTH)(JOIN(convert_uint, WIDTH)(load_ushorts(pointer)) << 16)
 
+// The value as the dtype stores it, and the type of that.
+#define STORED(dtype, value) JOIN(STORED_, dtype)(value)
+#define STORED_F32(value) (value)
+#define STORED_F16(value) to_f16_vector(value)
+#define STORED_BF16(value) to_bf16_vector(value)
+#define STORED_VECTOR(dtype) JOIN(stored_, dtype)
+typedef VECTOR stored_F32;
+typedef USHORTS stored_F16, stored_BF16;
+
 #define STORE_VECTOR(dtype, value, pointer) JOIN(STORE_VECTOR_, dtype)(value, pointer)
 #define STORE_VECTOR_F32(value, pointer) JOIN(vstore, WIDTH)(value, 0, pointer)
-#define STORE_VECTOR_F16(value, pointer) to_f16_vector(value, pointer)
-#define STORE_VECTOR_BF16(value, pointer) \
-  store_ushorts(JOIN(convert_ushort, WIDTH)(to_bf16_vector(value)), pointer)
+#define STORE_VECTOR_F16(value, pointer) store_ushorts(to_f16_vector(value), pointer)
+#define STORE_VECTOR_BF16(value, pointer) store_ushorts(to_bf16_vector(value), pointer)
 
 // 16-bit vectors at any address. PoCL's vload_halfn and vstore_halfn take the pointer for aligned
 // to the whole vector (7.1 crashes on it), which a private vector is; vloadn of ushorts is a loop
@@ -89,31 +103,16 @@ VECTOR from_f16_vector(__global const half *pointer) {
   return JOIN(vload_half, WIDTH)(0, (__private const half *)&bits);
 }
 
-void to_f16_vector(VECTOR value, __global half *pointer) {
+USHORTS to_f16_vector(VECTOR value) {
   USHORTS bits;
   JOIN(JOIN(vstore_half, WIDTH), _rte)(value, 0, (__private half *)&bits);
-  store_ushorts(bits, pointer);
+  return bits;
 }
 
-UINTS to_bf16_vector(VECTOR value) {
+USHORTS to_bf16_vector(VECTOR value) {
   UINTS bits = JOIN(as_uint, WIDTH)(value);
   UINTS rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return isnan(value) ? bits >> 16 | 0x40 : rounded;
-}
-
-// Named variables stay in registers on every compiler; arrays do not.
-#define EACH_ROW(DO) JOIN(EACH_ROW_, ROWS)(DO)
-#define EACH_ROW_1(DO) DO(0)
-#define EACH_ROW_4(DO) DO(0) DO(1) DO(2) DO(3)
-#define EACH_ROW_6(DO) EACH_ROW_4(DO) DO(4) DO(5)
-#define EACH_ROW_12(DO) EACH_ROW_6(DO) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-
-// The part [x, y) of `count` that this group computes: equal parts, whole tiles.
-ulong2 share_of(ulong count, ulong tile, uint dimension) {
-  ulong groups = get_num_groups(dimension);
-  ulong part = ((count + groups - 1) / groups + tile - 1) / tile * tile;
-  ulong first = min(get_group_id(dimension) * part, count);
-  return (ulong2)(first, min(first + part, count));
+  return JOIN(convert_ushort, WIDTH)(isnan(value) ? bits >> 16 | 0x40 : rounded);
 }
 
 #endif

@@ -155,7 +155,7 @@ START_TEST(rows_yield_to_better_ones) {
   char text[8192];
   explain(context, text, sizeof text);
   bool cpu = (clora_context_device(context)->type & CL_DEVICE_TYPE_CPU) != 0;
-  const char *words = cpu ? "expand cpu: serves" : "expand plain: serves";
+  const char *words = cpu ? "forward fused: serves" : "expand plain: serves";
   ck_assert_msg(strstr(text, words) != NULL, "%s", text);
   if (!cpu) ck_assert_msg(strstr(text, "clblast: yields") != NULL, "%s", text);
 }

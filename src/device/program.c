@@ -10,7 +10,11 @@
 #include "kernels.h"
 
 void clora__knob(struct clora__knobs *knobs, const char *name, unsigned value) {
-  knobs->list[knobs->count++] = (struct clora__knob){name, value};
+  knobs->list[knobs->count++] = (struct clora__knob){name, value, false};
+}
+
+void clora__free_knob(struct clora__knobs *knobs, const char *name, unsigned value) {
+  knobs->list[knobs->count++] = (struct clora__knob){name, value, true};
 }
 
 unsigned clora__knob_value(const struct clora__knobs *knobs, const char *name) {
@@ -20,12 +24,30 @@ unsigned clora__knob_value(const struct clora__knobs *knobs, const char *name) {
   return 0;
 }
 
-bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs *b) {
-  bool equal = a->in == b->in && a->weight == b->weight && a->out == b->out && a->count == b->count;
-  for (unsigned i = 0; equal && i < a->count; i++) {
-    equal = a->list[i].name == b->list[i].name && a->list[i].value == b->list[i].value;
+bool clora__knob_set(struct clora__knobs *knobs, const char *name, unsigned value) {
+  for (unsigned i = 0; i < knobs->count; i++) {
+    if (strcmp(knobs->list[i].name, name) != 0) continue;
+    knobs->list[i].value = value;
+    return true;
   }
-  return equal;
+  return false;
+}
+
+static bool agree(const struct clora__knobs *a, const struct clora__knobs *b, bool in_free_ones) {
+  bool agree = a->in == b->in && a->weight == b->weight && a->out == b->out && a->count == b->count;
+  for (unsigned i = 0; agree && i < a->count; i++) {
+    const struct clora__knob *x = &a->list[i], *y = &b->list[i];
+    agree = x->name == y->name && (x->value == y->value || (x->is_free && !in_free_ones));
+  }
+  return agree;
+}
+
+bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs *b) {
+  return agree(a, b, true);
+}
+
+bool clora__knobs_serve(const struct clora__knobs *a, const struct clora__knobs *b) {
+  return agree(a, b, false);
 }
 
 static void print_knobs(const struct clora__knobs *knobs, bool all, char *text, size_t size) {

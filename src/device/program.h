@@ -14,12 +14,20 @@ struct clora__knobs {
   struct clora__knob {
     const char *name; /* static text; in small letters: a part of the key, not of the build */
     unsigned value;
+    bool is_free; /* any value computes any problem, and in the same bits */
   } list[CLORA__KNOB_LIMIT];
 };
 
 void clora__knob(struct clora__knobs *knobs, const char *name, unsigned value);
+void clora__free_knob(struct clora__knobs *knobs, const char *name, unsigned value);
 unsigned clora__knob_value(const struct clora__knobs *knobs, const char *name);
+
+/* Gives a knob another value; false when there is none of that name. */
+bool clora__knob_set(struct clora__knobs *knobs, const char *name, unsigned value);
 bool clora__knobs_equal(const struct clora__knobs *a, const struct clora__knobs *b);
+
+/* Equal but for free knobs: a kernel with the knobs a serves a problem that asks for b. */
+bool clora__knobs_serve(const struct clora__knobs *a, const struct clora__knobs *b);
 
 /* "-D IN=F32 -D WEIGHT=F16 -D OUT=F32 -D ROWS=12": the build options; and for messages, with the
  * knobs that the compiler does not see. */

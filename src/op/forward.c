@@ -1,18 +1,21 @@
-/* forward: y = beta*y + scale * (x A) B, as shrink and then expand.
- * SPDX-License-Identifier: Apache-2.0 */
+/* forward: y = beta*y + scale * (x A) B, in one launch where a variant does that, else as shrink
+ * and then expand. SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <string.h>
 
 #include "base/size.h"
+#include "op/fused.h"
 #include "op/layer.h"
 #include "op/scratch.h"
 #include "plan/plan.h"
 #include "product/product.h"
 
-/* The two products of one call. t lies in the caller's matrix, or at the start of scratch. */
+/* One call, as a whole and as two products. t lies in the caller's matrix, or at the start of
+ * scratch. */
 struct forward {
   clora_context *context;
-  struct clora__problem shrink, expand;
+  bool keeps_t;
+  struct clora__problem whole, shrink, expand;
   size_t t_bytes; /* of scratch; 0 when the caller keeps t */
   size_t workspace_bytes;
 };
@@ -48,6 +51,7 @@ static clora_status describe(const clora_layer *layer, const clora_matrix *x, co
   if (o->t != NULL) t = *o->t;
   *f = (struct forward){
       .context = layer->context,
+      .keeps_t = o->t != NULL,
       .shrink = {.in = *x, .weight = layer->a, .out = t},
       .expand = {.in = t,
                  .weight = layer->b,
@@ -57,6 +61,9 @@ static clora_status describe(const clora_layer *layer, const clora_matrix *x, co
                  .scale_offset = layer->scale_offset},
       .t_bytes = o->t != NULL ? 0 : clora__round_up(t_elements * 4, CLORA__SCRATCH_ALIGNMENT),
   };
+  f->whole = f->expand;
+  f->whole.in = *x;
+  f->whole.a = layer->a;
   if (x->rows == 0) return CLORA_OK;
   f->workspace_bytes =
       f->t_bytes + clora__max(clora__plan_workspace_bytes(f->context, &clora__shrink, &f->shrink),
@@ -80,22 +87,36 @@ static clora_status check_memory(const clora_layer *layer, const struct forward 
   return clora__matrix_check_overlap("t", o->t, "B", &layer->b);
 }
 
-static clora_status plan(struct forward *f, bool may_build, struct clora__plan *shrink,
-                         struct clora__plan *expand) {
-  TRY(clora__plan(f->context, &clora__shrink, &f->shrink, may_build, shrink));
-  return clora__plan(f->context, &clora__expand, &f->expand, may_build, expand);
+/* How a call is computed. */
+struct plans {
+  bool is_fused;
+  struct clora__plan fused, shrink, expand;
+};
+
+/* In one launch t would never be in memory. */
+static clora_status plan(struct forward *f, bool may_build, struct plans *plans) {
+  plans->is_fused = false;
+  if (!f->keeps_t) {
+    TRY(clora__plan_seek(f->context, &clora__forward, &f->whole, may_build, &plans->fused,
+                         &plans->is_fused));
+  }
+  if (plans->is_fused) return CLORA_OK;
+  TRY(clora__plan(f->context, &clora__shrink, &f->shrink, may_build, &plans->shrink));
+  return clora__plan(f->context, &clora__expand, &f->expand, may_build, &plans->expand);
 }
 
 static clora_status enqueue(struct clora__chain *chain, struct forward *f,
-                            const struct clora__plan *shrink, const struct clora__plan *expand,
-                            struct clora__scratch scratch) {
+                            const struct plans *plans, struct clora__scratch scratch) {
+  if (plans->is_fused) {
+    return clora__plan_run(chain, f->context, &plans->fused, &f->whole, scratch);
+  }
   if (f->t_bytes > 0) {
     f->shrink.out.mem = f->expand.in.mem = scratch.mem;
     f->shrink.out.offset = f->expand.in.offset = scratch.offset_bytes / sizeof(float);
   }
   scratch.offset_bytes += f->t_bytes;
-  TRY(clora__plan_run(chain, f->context, shrink, &f->shrink, scratch));
-  return clora__plan_run(chain, f->context, expand, &f->expand, scratch);
+  TRY(clora__plan_run(chain, f->context, &plans->shrink, &f->shrink, scratch));
+  return clora__plan_run(chain, f->context, &plans->expand, &f->expand, scratch);
 }
 
 static const clora_forward_options defaults;
@@ -106,18 +127,18 @@ clora_status clora_enqueue_forward(cl_command_queue queue, clora_layer *layer,
                                    const cl_event *wait_list, cl_event *event) {
   const clora_forward_options *o = options ? options : &defaults;
   struct forward f;
-  struct clora__plan shrink, expand;
+  struct plans plans;
   struct clora__chain chain;
   struct clora__workspace workspace;
   TRY(describe(layer, x, y, o, &f));
   TRY(check_memory(layer, &f, o));
   TRY(clora__chain_begin(f.context, queue, wait_count, wait_list, event != NULL, &chain));
   if (x->rows == 0) return clora__chain_end(&chain, clora__chain_barrier(&chain), event);
-  TRY(plan(&f, !f.context->no_compile, &shrink, &expand));
+  TRY(plan(&f, !f.context->no_compile, &plans));
   const clora_matrix *const used[] = {x, y, &layer->a, &layer->b, o->t};
   TRY(clora__workspace_open(f.context, o->scratch, o->scratch_offset_bytes, f.workspace_bytes, 5,
                             used, &workspace));
-  clora_status status = enqueue(&chain, &f, &shrink, &expand, workspace.scratch);
+  clora_status status = enqueue(&chain, &f, &plans, workspace.scratch);
   clora__workspace_close(&workspace);
   return clora__chain_end(&chain, status, event);
 }
@@ -135,9 +156,9 @@ clora_status clora_forward_workspace(const clora_layer *layer, const clora_matri
 clora_status clora_prepare_forward(clora_layer *layer, const clora_matrix *x, const clora_matrix *y,
                                    const clora_forward_options *options) {
   struct forward f;
-  struct clora__plan shrink, expand;
+  struct plans plans;
   TRY(describe(layer, x, y, options ? options : &defaults, &f));
-  return x->rows == 0 ? CLORA_OK : plan(&f, true, &shrink, &expand);
+  return x->rows == 0 ? CLORA_OK : plan(&f, true, &plans);
 }
 
 clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix *x,
@@ -148,7 +169,10 @@ clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix 
         text ? "given" : "NULL", size);
   TRY(describe(layer, x, y, options ? options : &defaults, &f));
   text[0] = '\0';
-  clora__plan_explain(f.context, &clora__shrink, &f.shrink, text, size);
-  clora__plan_explain(f.context, &clora__expand, &f.expand, text, size);
+  bool fused = false;
+  if (!f.keeps_t) clora__plan_explain(f.context, &clora__forward, &f.whole, &fused, text, size);
+  bool shrinks = fused, expands = fused;
+  clora__plan_explain(f.context, &clora__shrink, &f.shrink, &shrinks, text, size);
+  clora__plan_explain(f.context, &clora__expand, &f.expand, &expands, text, size);
   return CLORA_OK;
 }

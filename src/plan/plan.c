@@ -18,7 +18,11 @@ static const struct clora__variant *next_row(struct rows *rows) {
   return *rows->table != NULL ? *rows->table++ : NULL;
 }
 
-static struct rows rows_of(const clora_context *context, const struct clora__product *product) {
+/* Planted rows compute products; a forward is then made of them. */
+static struct rows rows_of(const clora_context *context, const struct clora__product *product,
+                           const struct clora__problem *problem) {
+  static const struct clora__variant *const none[] = {NULL};
+  if (context->planted != NULL && clora__is_forward(problem)) return (struct rows){NULL, none};
   return (struct rows){context->planted, product->variants};
 }
 
@@ -64,7 +68,7 @@ static clora_status consider(clora_context *context, const struct clora__variant
 static clora_status search(clora_context *context, const struct clora__product *product,
                            const struct clora__problem *problem, bool may_build, bool proud,
                            struct clora__plan *plan, bool *serves, bool *fits) {
-  struct rows rows = rows_of(context, product);
+  struct rows rows = rows_of(context, product, problem);
   *serves = false;
   for (const struct clora__variant *row; !*serves && (row = next_row(&rows)) != NULL;) {
     if (obstacle(context, row, problem) != NULL) continue;
@@ -75,15 +79,22 @@ static clora_status search(clora_context *context, const struct clora__product *
   return CLORA_OK;
 }
 
+clora_status clora__plan_seek(clora_context *context, const struct clora__product *product,
+                              const struct clora__problem *problem, bool may_build,
+                              struct clora__plan *plan, bool *serves) {
+  bool fits = false;
+  return search(context, product, problem, may_build, false, plan, serves, &fits);
+}
+
 clora_status clora__plan(clora_context *context, const struct clora__product *product,
                          const struct clora__problem *problem, bool may_build,
                          struct clora__plan *plan) {
-  bool serves, fits = false;
+  bool serves, fits = false, explained = false;
   TRY(search(context, product, problem, may_build, false, plan, &serves, &fits));
   if (!serves) TRY(search(context, product, problem, may_build, true, plan, &serves, &fits));
   if (serves) return CLORA_OK;
   char text[1024] = "";
-  clora__plan_explain(context, product, problem, text, sizeof text);
+  clora__plan_explain(context, product, problem, &explained, text, sizeof text);
   FAIL(fits ? CLORA_NO_VARIANT : CLORA_UNSUPPORTED, "no variant serves %s on %s:\n%s",
        product->name, context->device.name, text);
 }
@@ -91,7 +102,7 @@ clora_status clora__plan(clora_context *context, const struct clora__product *pr
 size_t clora__plan_workspace_bytes(const clora_context *context,
                                    const struct clora__product *product,
                                    const struct clora__problem *problem) {
-  struct rows rows = rows_of(context, product);
+  struct rows rows = rows_of(context, product, problem);
   size_t bytes = 0;
   for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
     if (row->workspace_bytes == NULL || obstacle(context, row, problem) != NULL) continue;
@@ -126,12 +137,12 @@ static void explain_row(clora_context *context, const struct clora__variant *row
 }
 
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
-                         const struct clora__problem *problem, char *text, size_t size) {
-  struct rows rows = rows_of(context, product);
-  bool served = false;
+                         const struct clora__problem *problem, bool *served, char *text,
+                         size_t size) {
+  struct rows rows = rows_of(context, product, problem);
   for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
     char line[1024];
-    explain_row(context, row, problem, &served, line, sizeof line);
+    explain_row(context, row, problem, served, line, sizeof line);
     size_t used = strlen(text);
     snprintf(text + used, size - used, "%s %s: %s\n", product->name, row->name, line);
   }

@@ -5,8 +5,14 @@
 
 #include "plan/variant.h"
 
-/* Chooses the first row that fits, passed its check, and is allowed by the context. A kernel that
- * was not checked yet is built and checked when may_build says so, else CLORA_NOT_PREPARED. */
+/* Looks for the first row that fits, passed its check, and is allowed by the context; *serves says
+ * whether there is one. A kernel that was not checked yet is built and checked when may_build says
+ * so, else CLORA_NOT_PREPARED. */
+clora_status clora__plan_seek(clora_context *context, const struct clora__product *product,
+                              const struct clora__problem *problem, bool may_build,
+                              struct clora__plan *plan, bool *serves);
+
+/* The same, where a row that yields serves rather than none, and none is an error. */
 clora_status clora__plan(clora_context *context, const struct clora__product *product,
                          const struct clora__problem *problem, bool may_build,
                          struct clora__plan *plan);
@@ -16,8 +22,10 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
                                    const struct clora__product *product,
                                    const struct clora__problem *problem);
 
-/* Appends one line per row of the table to the text: what serves, and why the others do not. */
+/* Appends one line per row of the table to the text: what serves, and why the others do not.
+ * *served says whether something serves already, and is set when a row does. */
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
-                         const struct clora__problem *problem, char *text, size_t size);
+                         const struct clora__problem *problem, bool *served, char *text,
+                         size_t size);
 
 #endif

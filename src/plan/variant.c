@@ -13,11 +13,19 @@ struct clora__knobs clora__variant_knobs(const clora_device *device,
   return knobs;
 }
 
-/* Launches a kernel of our own; the order of the arguments is PRODUCT_ARGUMENTS. */
+size_t clora__work(const struct clora__problem *p) {
+  size_t rows = p->out.rows, inner = p->in.cols, cols = p->out.cols;
+  return clora__is_forward(p) ? rows * p->weight.rows * (inner + cols) : rows * inner * cols;
+}
+
+#define PRODUCT_ARGUMENTS 17
+#define FORWARD_ARGUMENTS 5 /* more */
+
+/* Launches a kernel of our own; the arguments are those of kernels/common.cl, in their order. */
 static clora_status launch(struct clora__chain *chain, clora_context *context,
                            const struct clora__plan *plan, const struct clora__problem *p) {
   struct clora__steps in = clora__matrix_steps(&p->in), weight = clora__matrix_steps(&p->weight),
-                      out = clora__matrix_steps(&p->out);
+                      out = clora__matrix_steps(&p->out), a = clora__matrix_steps(&p->a);
   cl_mem scale = p->scale != NULL ? p->scale : context->one;
   const cl_ulong shape[] = {
       p->in.offset,     in.row,     in.col,
@@ -25,14 +33,20 @@ static clora_status launch(struct clora__chain *chain, clora_context *context,
       p->out.offset,    out.row,    p->scale != NULL ? p->scale_offset : 0,
       p->out.rows,      p->in.cols, p->out.cols,
   };
-  struct clora__argument arguments[5 + sizeof shape / sizeof *shape] = {
+  const cl_ulong a_shape[] = {p->a.offset, a.row, a.col, p->weight.rows};
+  struct clora__argument arguments[PRODUCT_ARGUMENTS + FORWARD_ARGUMENTS] = {
       CLORA__ARGUMENT(p->in.mem), CLORA__ARGUMENT(p->weight.mem), CLORA__ARGUMENT(p->out.mem),
       CLORA__ARGUMENT(scale), CLORA__ARGUMENT(p->beta)};
   for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
     arguments[5 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
   }
+  arguments[PRODUCT_ARGUMENTS] = (struct clora__argument)CLORA__ARGUMENT(p->a.mem);
+  for (size_t i = 0; i < sizeof a_shape / sizeof *a_shape; i++) {
+    arguments[PRODUCT_ARGUMENTS + 1 + i] = (struct clora__argument)CLORA__ARGUMENT(a_shape[i]);
+  }
   struct clora__grid grid = plan->variant->grid(plan->units, p, plan->kernel);
-  return clora__launch(chain, plan->kernel, &grid, sizeof arguments / sizeof *arguments, arguments);
+  size_t count = PRODUCT_ARGUMENTS + (clora__is_forward(p) ? FORWARD_ARGUMENTS : 0);
+  return clora__launch(chain, plan->kernel, &grid, count, arguments);
 }
 
 clora_status clora__plan_run(struct clora__chain *chain, clora_context *context,

@@ -6,10 +6,12 @@
 #include "device/launch.h"
 
 /* One product: out = beta*out + scale * in weight, in [rows, inner], weight [inner, cols],
- * out [rows, cols] not transposed. To plan, the shapes and dtypes are enough; to run, the buffers
+ * out [rows, cols] not transposed. Or a whole forward: out = beta*out + scale * (in a) weight, with
+ * a [inner, r], weight [r, cols]. To plan, the shapes and dtypes are enough; to run, the buffers
  * are there too. */
 struct clora__problem {
   clora_matrix in, weight, out;
+  clora_matrix a; /* of a forward; of a product it has no rows */
   float beta;
   cl_mem scale; /* one f32 on the device; NULL: 1 */
   size_t scale_offset;
@@ -27,8 +29,8 @@ struct clora__plan {
   unsigned units; /* compute units to keep busy; 0: one group does everything */
 };
 
-/* One row of a product's table. A kernel of our own is `source` and `function` with the arguments
- * of PRODUCT_ARGUMENTS in kernels/common.cl, and needs no `run`. */
+/* One row of a table. A kernel of our own is `source` and `function` with PRODUCT_ARGUMENTS, or of
+ * a forward FORWARD_ARGUMENTS, of kernels/common.cl, and needs no `run`. */
 struct clora__variant {
   const char *name;
   const char *source, *function;
@@ -61,11 +63,18 @@ struct clora__variant {
                    size_t limit);
 };
 
-/* A product and its table, best row first; NULL ends it. */
+/* A product, or the forward operation, and its table, best row first; NULL ends it. */
 struct clora__product {
   const char *name;
   const struct clora__variant *const *variants;
 };
+
+static inline bool clora__is_forward(const struct clora__problem *problem) {
+  return problem->a.rows > 0;
+}
+
+/* Multiply-adds. */
+size_t clora__work(const struct clora__problem *problem);
 
 /* The knobs that the variant's kernel takes for the problem. */
 struct clora__knobs clora__variant_knobs(const clora_device *device,

@@ -26,24 +26,34 @@
 
 /* ---- shapes ---- */
 
-static struct clora__problem resized(const struct clora__problem *p, size_t rows, size_t inner,
-                                     size_t cols) {
+struct shape {
+  size_t rows, inner, cols, r; /* r of a forward */
+};
+
+static struct shape shape_of(const struct clora__problem *p) {
+  return (struct shape){p->out.rows, p->in.cols, p->out.cols, p->weight.rows};
+}
+
+static struct clora__problem resized(const struct clora__problem *p, struct shape shape) {
   struct clora__problem q = *p;
-  q.in.rows = q.out.rows = rows;
-  q.in.cols = q.weight.rows = inner;
-  q.weight.cols = q.out.cols = cols;
-  q.in.stride = q.weight.stride = q.out.stride = 0;
-  q.in.offset = q.weight.offset = q.out.offset = 0;
+  q.in.rows = q.out.rows = shape.rows;
+  q.in.cols = q.weight.rows = shape.inner;
+  q.weight.cols = q.out.cols = shape.cols;
+  q.in.stride = q.weight.stride = q.out.stride = q.a.stride = 0;
+  q.in.offset = q.weight.offset = q.out.offset = q.a.offset = 0;
+  if (!clora__is_forward(p)) return q;
+  q.a.rows = shape.inner;
+  q.a.cols = q.weight.rows = shape.r;
   return q;
 }
 
-/* Whether the variant would serve the other shape with the very same kernel. */
-static bool same_kernel(const clora_context *context, const struct clora__plan *plan,
-                        const struct clora__problem *q) {
+/* Whether the very same kernel could serve the other shape. */
+static bool serves(const clora_context *context, const struct clora__plan *plan,
+                   const struct clora__problem *q) {
   const struct clora__variant *row = plan->variant;
   if (row->misfit != NULL && row->misfit(&context->device, q) != NULL) return false;
   struct clora__knobs knobs = clora__variant_knobs(&context->device, row, q);
-  return clora__knobs_equal(&knobs, &plan->kernel->knobs);
+  return clora__knobs_serve(&plan->kernel->knobs, &knobs);
 }
 
 /* Walks through all sizes that the kernel would serve, up to some that several groups share. With
@@ -54,19 +64,19 @@ static size_t walk_shapes(const clora_context *context, const struct clora__plan
   static const size_t rows[] = {1, 2, 3, 5, 13, 29, 61, 200};
   static const size_t sizes[] = {1,  2,  3,  4,  7,  8,   12,  16,  17,  31,
                                  32, 33, 48, 64, 96, 100, 128, 200, 300, 517};
+  static const size_t ranks[] = {1, 3, 8, 12, 16, 24, 33, 48, 64};
+  enum { SIZES = sizeof sizes / sizeof *sizes, ROWS = sizeof rows / sizeof *rows };
+  const size_t rank_count = clora__is_forward(p) ? sizeof ranks / sizeof *ranks : 1;
   size_t found = 0, kept = 0;
-  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    for (size_t j = 0; j < sizeof sizes / sizeof *sizes; j++) {
-      for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        struct clora__problem q = resized(p, rows[i], sizes[j], sizes[k]);
-        if (rows[i] * sizes[j] * sizes[k] > WORK_LIMIT || !same_kernel(context, plan, &q)) continue;
-        /* The last of each of `keep` equal parts: the larger sizes. */
-        if (shapes != NULL && kept < keep && found + 1 == (kept + 1) * total / keep) {
-          shapes[kept++] = q;
-        }
-        found++;
-      }
-    }
+  for (size_t i = 0; i < ROWS * SIZES * SIZES * rank_count; i++) {
+    struct shape shape = {rows[i / rank_count / SIZES / SIZES],
+                          sizes[i / rank_count / SIZES % SIZES], sizes[i / rank_count % SIZES],
+                          ranks[i % rank_count]};
+    struct clora__problem q = resized(p, shape);
+    if (clora__work(&q) > WORK_LIMIT || !serves(context, plan, &q)) continue;
+    /* The last of each of `keep` equal parts: the larger sizes. */
+    if (shapes != NULL && kept < keep && found + 1 == (kept + 1) * total / keep) shapes[kept++] = q;
+    found++;
   }
   return found;
 }
@@ -79,10 +89,10 @@ static size_t choose_shapes(const clora_context *context, const struct clora__pl
   if (keep > 0) walk_shapes(context, plan, p, total, keep, shapes);
   if (keep > 0) return keep;
   /* None of the usual sizes: the problem itself, which is sampled when it is large. */
-  shapes[0] = resized(p, clora__min(p->out.rows, 61), p->in.cols, p->out.cols);
-  if (!same_kernel(context, plan, &shapes[0])) {
-    shapes[0] = resized(p, p->out.rows, p->in.cols, p->out.cols);
-  }
+  struct shape shape = shape_of(p);
+  shape.rows = clora__min(shape.rows, 61);
+  shapes[0] = resized(p, shape);
+  if (!serves(context, plan, &shapes[0])) shapes[0] = resized(p, shape_of(p));
   return 1;
 }
 
@@ -91,10 +101,11 @@ static size_t choose_shapes(const clora_context *context, const struct clora__pl
  * when the kernel does not serve so many. */
 static bool lengthen(const clora_context *context, const struct clora__plan *plan,
                      struct clora__problem *shape) {
-  size_t row_work = shape->in.cols * shape->out.cols;
-  size_t rows = clora__min(LONG_WORK / row_work, LONG_ROWS);
-  *shape = resized(shape, clora__max(rows, shape->out.rows), shape->in.cols, shape->out.cols);
-  return same_kernel(context, plan, shape);
+  struct shape longer = shape_of(shape);
+  size_t row_work = clora__work(shape) / longer.rows;
+  longer.rows = clora__max(clora__min(LONG_WORK / row_work, LONG_ROWS), longer.rows);
+  *shape = resized(shape, longer);
+  return serves(context, plan, shape);
 }
 
 /* ---- one check ---- */
@@ -104,7 +115,7 @@ struct trial {
   clora_context *context;
   struct clora__problem problem;
   bool exact; /* small integers, and the result must be equal */
-  float *in, *weight, *before;
+  float *in, *weight, *a, *before;
   double *expected, *bound;
   unsigned char *guarded; /* the output buffer as it was before, then as it is after */
   size_t out_bytes;
@@ -207,16 +218,38 @@ static clora_status check_guards(const struct trial *t) {
   return CLORA_OK;
 }
 
+/* What the rows from `first` on should be. */
+static clora_status define(struct trial *t, size_t first, size_t rows) {
+  const struct clora__problem *p = &t->problem;
+  size_t inner = p->in.cols, cols = p->out.cols;
+  const float *in = t->in + first * inner, *before = t->before + first * cols;
+  bool flushes = !t->context->device.keeps_subnormals;
+  if (!clora__is_forward(p)) {
+    struct clora__reference_product reference = {rows,   inner,    cols,    in,           t->weight,
+                                                 before, t->scale, p->beta, p->out.dtype, flushes};
+    clora__reference_product(&reference, t->expected, t->bound);
+    return CLORA_OK;
+  }
+  clora_reference reference = {.rows = rows,
+                               .d_in = inner,
+                               .r = p->a.cols,
+                               .d_out = cols,
+                               .x = in,
+                               .a = t->a,
+                               .b = t->weight,
+                               .y_before = before,
+                               .scale = t->scale,
+                               .beta = p->beta,
+                               .dtype = p->out.dtype,
+                               .flushes_subnormals = flushes};
+  return clora_reference_forward(&reference, t->expected, t->bound);
+}
+
 /* Compares some rows, from `first` on, with the reference. */
 static clora_status check_rows(struct trial *t, size_t first, size_t rows, double *worst) {
   const struct clora__problem *p = &t->problem;
   size_t inner = p->in.cols, cols = p->out.cols, size = clora_dtype_size(p->out.dtype);
-  struct clora__reference_product reference = {rows,         inner,
-                                               cols,         t->in + first * inner,
-                                               t->weight,    t->before + first * cols,
-                                               t->scale,     p->beta,
-                                               p->out.dtype, !t->context->device.keeps_subnormals};
-  clora__reference_product(&reference, t->expected, t->bound);
+  TRY(define(t, first, rows));
   for (size_t i = 0; i < rows * cols; i++) {
     size_t row = first + i / cols, col = i % cols;
     float value, exact = clora__dtype_round(p->out.dtype, (float)t->expected[i]);
@@ -239,7 +272,7 @@ static clora_status check_rows(struct trial *t, size_t first, size_t rows, doubl
 /* All rows, or the first and the last ones of a large shape. */
 static clora_status check_values(struct trial *t, double *worst) {
   size_t rows = t->problem.out.rows, cols = t->problem.out.cols;
-  bool whole = rows * cols * t->problem.in.cols <= WORK_LIMIT;
+  bool whole = clora__work(&t->problem) <= WORK_LIMIT;
   size_t some = whole ? rows : clora__min(rows, ROW_LIMIT);
   TRY(clora__allocate(some * cols, sizeof *t->expected, &t->expected));
   TRY(clora__allocate(some * cols, sizeof *t->bound, &t->bound));
@@ -250,10 +283,11 @@ static clora_status check_values(struct trial *t, double *worst) {
 static clora_status open_and_check(struct trial *t, const struct clora__plan *plan, uint32_t seed,
                                    cl_mem *scratch, double *worst) {
   struct clora__problem *p = &t->problem;
-  p->in.mem = p->weight.mem = p->out.mem = NULL;
+  p->in.mem = p->weight.mem = p->out.mem = p->a.mem = NULL;
   TRY(fill_scale(t));
   TRY(fill(t->context, &p->in, seed + 1, t->exact, &t->in));
   TRY(fill(t->context, &p->weight, seed + 2, t->exact, &t->weight));
+  if (clora__is_forward(p)) TRY(fill(t->context, &p->a, seed + 4, t->exact, &t->a));
   TRY(fill_output(t, seed + 3));
   size_t bytes = plan->variant->workspace_bytes ? plan->variant->workspace_bytes(p) : 0;
   if (bytes > 0) TRY(clora__buffer(t->context, bytes, scratch));
@@ -275,10 +309,12 @@ static clora_status check_shape(clora_context *context, const struct clora__plan
   release(t.problem.in.mem);
   release(t.problem.weight.mem);
   release(t.problem.out.mem);
+  release(t.problem.a.mem);
   release(shape->scale != NULL ? t.problem.scale : NULL);
   release(scratch);
   free(t.in);
   free(t.weight);
+  free(t.a);
   free(t.before);
   free(t.expected);
   free(t.bound);
@@ -297,7 +333,7 @@ static clora_status check_shapes(clora_context *context, const struct clora__pla
   for (uint32_t i = 0; i < 2 * count; i++) { /* every shape once exact, once rounded */
     struct clora__problem *shape = &shapes[i / 2];
     shape->beta = betas[i % 3];
-    if (!same_kernel(context, plan, shape)) shape->beta = 0; /* it takes no beta */
+    if (!serves(context, plan, shape)) shape->beta = 0; /* it takes no beta */
     TRY(check_shape(context, plan, shape, i, worst));
     if (i >= 3 && clora__clock_ns() - start_ns > PATIENCE_NS) return CLORA_OK;
   }

@@ -11,28 +11,20 @@
 /* The packed panels lie on a thread's stack: 90 KB at this rank. */
 #define RANK_LIMIT 512
 
-static unsigned tile_rows(const clora_device *device, const struct clora__problem *problem) {
-  size_t rows = problem->out.rows;
-  if (rows <= 4) return rows == 1 ? 1 : 4;
-  return clora__cpu_width(device) == 8 ? 6 : 12; /* 16 vector registers hold 6 x 2 sums */
-}
-
-static bool packs_weight(const clora_device *device, const struct clora__problem *problem) {
-  size_t tile_cols = 2 * clora__cpu_width(device);
-  bool direct = problem->weight.dtype == CLORA_F32 && !problem->weight.transposed &&
-                problem->out.cols % tile_cols == 0;
+/* Whether B has to be copied to panels. */
+static bool packs_b(const struct clora__problem *problem) {
   bool reused = problem->out.rows > 4 && problem->in.cols > PACK_RANK;
-  return !direct || reused;
+  return problem->weight.transposed || reused;
 }
 
-static bool packs_in(const struct clora__problem *problem) {
+static bool packs_t(const struct clora__problem *problem) {
   return problem->in.dtype != CLORA_F32 || problem->in.transposed;
 }
 
-/* Rows of the packed panels: the rank, rounded up so that few kernels are built. */
-static unsigned depth_of(const clora_device *device, const struct clora__problem *problem) {
+/* Rows of the copies: the rank, rounded up so that few kernels are built. */
+static unsigned depth_of(const struct clora__problem *problem) {
   unsigned depth = 16;
-  if (!packs_weight(device, problem) && !packs_in(problem)) return depth;
+  if (!packs_b(problem) && !packs_t(problem)) return depth;
   while (depth < problem->in.cols) depth *= 2;
   return depth;
 }
@@ -45,10 +37,11 @@ static const char *cpu_misfit(const clora_device *device, const struct clora__pr
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
   clora__knob(knobs, "WIDTH", clora__cpu_width(device));
-  clora__knob(knobs, "ROWS", tile_rows(device, problem));
-  clora__knob(knobs, "PACK_WEIGHT", packs_weight(device, problem));
-  clora__knob(knobs, "PACK_IN", packs_in(problem));
-  clora__knob(knobs, "DEPTH", depth_of(device, problem));
+  clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, 2));
+  clora__knob(knobs, "PACK_B", packs_b(problem));
+  clora__knob(knobs, "PACK_T", packs_t(problem));
+  clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
+  clora__knob(knobs, "DEPTH", depth_of(problem));
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,

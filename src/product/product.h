@@ -15,14 +15,24 @@ extern const struct clora__product clora__expand;
 extern const struct clora__variant clora__plain;
 extern const struct clora__variant clora__clblast;
 
-/* Work-items a group and vector width that a CPU device wants: 4, 8 or 16 lanes. */
+/* Lanes of a CPU device's vectors: 4, 8 or 16. */
 unsigned clora__cpu_width(const clora_device *device);
+
+/* Vectors a row of a shrink tile: 1 where that holds the rank, else 2. */
+unsigned clora__cpu_vectors(size_t r, unsigned width);
+
+/* Rows of a tile with so many vectors a row: as many as registers hold, fewer when a unit's share
+ * of the rows would leave much of such a tile empty. */
+unsigned clora__cpu_tile_rows(const clora_device *device, size_t rows, unsigned vectors);
+
+/* Whether the output is stored past the caches. */
+bool clora__cpu_streams(const struct clora__problem *problem);
 
 /* Why the `cpu` family does not serve; NULL: it does. */
 const char *clora__cpu_misfit(const clora_device *device);
 
 /* Splits rows x cols into groups that keep `units` units of a CPU busy, each a whole number of
- * tiles and worth handing out. One work-item is one group. */
+ * tiles and worth handing out. One work-item is one group. units 0: one group. */
 struct clora__grid clora__cpu_grid(unsigned units, const struct clora__problem *problem,
                                    size_t tile_rows, size_t tile_cols);
 

@@ -11,38 +11,32 @@ static const char *cpu_misfit(const clora_device *device, const struct clora__pr
   return clora__cpu_misfit(device);
 }
 
-/* Lanes: no more than the rank fills. */
-static unsigned width_of(const clora_device *device, const struct clora__problem *problem) {
-  unsigned widest = clora__cpu_width(device);
-  if (problem->out.cols <= 4) return 4;
-  return problem->out.cols <= 8 ? 8 : widest;
-}
+/* Above this rank the rows of A that a tile walks lie so far apart that they share L1 sets: of 256
+ * rows, 512 bytes apart, a 48 KB cache holds 96. */
+#define PACK_RANK 64
 
-/* Above this rank the rows of A that one tile walks share too few L1 sets: of 256 rows, 256 bytes
- * apart, a 48 KB cache holds 192. */
-#define PACK_RANK 32
-
-/* Whether A is read as it lies there. */
-static bool reads_directly(const struct clora__problem *problem, unsigned width) {
+/* Whether A has to be copied to panels. */
+static bool packs_a(const struct clora__problem *problem) {
   bool reused = problem->out.rows > 4 && problem->out.cols > PACK_RANK;
-  return problem->weight.dtype == CLORA_F32 && !problem->weight.transposed &&
-         problem->out.cols % width == 0 && !reused;
+  return problem->weight.transposed || reused;
 }
 
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
-  unsigned width = width_of(device, problem);
-  size_t rows = problem->out.rows;
+  unsigned width = clora__cpu_width(device);
+  unsigned vectors = clora__cpu_vectors(problem->out.cols, width);
   clora__knob(knobs, "WIDTH", width);
-  clora__knob(knobs, "ROWS", rows == 1 ? 1 : rows <= 4 ? 4 : 12);
-  clora__knob(knobs, "PACK_WEIGHT", !reads_directly(problem, width));
-  clora__knob(knobs, "PACK_IN", problem->in.dtype != CLORA_F32);
+  clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, vectors));
+  clora__knob(knobs, "VECTORS", vectors);
+  clora__knob(knobs, "PACK_A", packs_a(problem));
+  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
-  return clora__cpu_grid(units, problem, clora__knob_value(&kernel->knobs, "ROWS"),
-                         clora__knob_value(&kernel->knobs, "WIDTH"));
+  return clora__cpu_grid(
+      units, problem, clora__knob_value(&kernel->knobs, "ROWS"),
+      clora__knob_value(&kernel->knobs, "VECTORS") * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
 static const struct clora__variant *const variants[] = {

@@ -2,11 +2,13 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
+#include "op/fused.h"
 #include "product/product.h"
 
-static const struct clora__product *const products[] = {&clora__shrink, &clora__expand};
+static const struct clora__product *const products[] = {&clora__forward, &clora__shrink,
+                                                        &clora__expand};
 
-/* Whether an earlier product's table, or an earlier row, has the name too. */
+/* Whether an earlier table, or an earlier row, has the name too. */
 static bool seen(size_t product, size_t row) {
   const char *name = products[product]->variants[row]->name;
   for (size_t p = 0; p <= product; p++) {
