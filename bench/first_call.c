@@ -33,8 +33,9 @@ static const struct engine {
 
 /* Where drivers keep what they compiled. */
 static const char *const variables[] = {
-    "POCL_CACHE_DIR", "XDG_CACHE_HOME",        "CUDA_CACHE_PATH",     "NEO_CACHE_DIR",
-    "cl_cache_dir",   "MESA_SHADER_CACHE_DIR", "MESA_GLSL_CACHE_DIR", "AMD_COMGR_CACHE_DIR",
+    "POCL_CACHE_DIR",      "XDG_CACHE_HOME",      "CUDA_CACHE_PATH",
+    "NEO_CACHE_DIR",       "cl_cache_dir",        "MESA_SHADER_CACHE_DIR",
+    "MESA_GLSL_CACHE_DIR", "AMD_COMGR_CACHE_DIR", "CLORA_CACHE",
 };
 
 /* ---- the child ---- */

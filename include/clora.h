@@ -125,6 +125,7 @@ typedef struct clora_context_options {
   bool no_compile;     /* refuse (CLORA_NOT_PREPARED) instead of building inside an enqueue */
   const char *variant; /* serve by this variant alone ("plain", "cpu", ...); NULL: the best one;
                           calls that it does not fit, or an unknown name: CLORA_UNSUPPORTED */
+  const char *store; /* the folder of the store, or "off"; NULL: as said at clora_explain_store() */
   clora_log_function log;
   void *log_user;
 } clora_context_options;
@@ -144,6 +145,24 @@ CLORA_API const clora_device *clora_context_device(const clora_context *context)
 
 /* The names of all variants, in the order of the tables; NULL past the last. */
 CLORA_API const char *clora_variant_name(size_t index);
+
+/* What clora learns about kernels on a device, whether they passed their check and which of their
+ * knobs are fast, it remembers from process to process in one SQLite file: in $CLORA_CACHE, in
+ * clora in $XDG_CACHE_HOME, or in $HOME/.cache/clora; CLORA_CACHE=off switches it off. It is read
+ * and written only while something is prepared or tuned. It holds no programs: drivers have caches
+ * for those. Another version of the library, the device's driver or a kernel finds nothing there,
+ * and a folder that somebody else may write to, a full disk or a damaged file is the same as no
+ * store.
+ *
+ * Writes a text that says where the store is, "store: PATH", and what it knows about kernels on the
+ * context's device, one line each, the oldest first:
+ *   FUNCTION (KNOBS): passed, E of the bound | refused: WHY
+ * A check whose process ended in it counts as refused. At most `size` bytes with the final NUL. */
+CLORA_API clora_status clora_explain_store(clora_context *context, char *text, size_t size);
+
+/* Empties the store, for every device. What the context itself has learned stays. CLORA_IO_FAILURE
+ * when there is no store or it cannot be written. */
+CLORA_API clora_status clora_forget(clora_context *context);
 
 /* ---- 3 matrices ------------------------------------------------------------------------------
  *

@@ -20,6 +20,7 @@ enum suite suite_size(void) {
 }
 
 int run_device_cases(const char *name, const TTest *const *cases, size_t count) {
+  setenv("CLORA_CACHE", "off", 0); /* nothing is remembered from run to run */
   clora_device device;
   clora_context *context = NULL;
   const clora_context_options options = {.selector = getenv("CLORA_TEST_DEVICE")};

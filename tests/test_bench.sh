@@ -7,6 +7,7 @@ set -uo pipefail
 bench=$1 source=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export CLORA_CACHE=off
 cd "$work" || exit 1
 failures=0
 

@@ -8,6 +8,7 @@ clora=$1 data=$2
 real=$data/minilm-lora
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export CLORA_CACHE=$work/store
 cd "$work" || exit 1
 failures=0
 
@@ -173,8 +174,9 @@ fi
 called=devices
 says out '^[0-9]+:[0-9]+ ' '^  type ' '^  forward +f32 +from +1 row +shrink [a-z]+, expand [a-z]+$' \
   '^  weight +bf16 +'
+says out "^  store +$CLORA_CACHE/store-1.sqlite"
 expect 0 devices --json
-is_json devices selector driver compute_units serving
+is_json devices selector driver compute_units serving store
 expect 3 verify --device 99:99
 says err 'no device matches "99:99"'
 

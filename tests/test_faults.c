@@ -2,11 +2,15 @@
  * crashes, nothing leaks (the sanitizer builds look), and the next try works.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "device_test.h"
+#include "files.h"
+
+static const char *store = "off";
 
 /* Own contexts, so that nothing is built before the faults begin. */
 static clora_status open_context(clora_context **context) {
   return clora_context_create(
-      &(clora_context_options){.selector = getenv("CLORA_TEST_DEVICE"), .variant = "plain"},
+      &(clora_context_options){
+          .selector = getenv("CLORA_TEST_DEVICE"), .variant = "plain", .store = store},
       context);
 }
 
@@ -135,6 +139,29 @@ START_TEST(preparing_survives_faults) {
 }
 END_TEST
 
+/* With a store, one call fails and the others work: one of OpenCL fails the preparation, one of the
+ * store never does, and what is then in the store is no harm. */
+START_TEST(preparing_survives_every_fault_of_the_store) {
+  long stride = suite_size() == FULL ? 100000 : suite_size() == NORMAL ? 24 : 4, passed = 0;
+  bool untouched = false;
+  for (long k = 1; !untouched; k += 1 + k / stride) {
+    store = own("store");
+    clora__fault_only_at(k);
+    clora_status status = prepare_step(NULL);
+    untouched = clora__fault_at(0) > 0;
+    passed += !untouched && status == CLORA_OK;
+    ck_assert_msg(
+        status == CLORA_OK || status == CLORA_OUT_OF_MEMORY || status == CLORA_OPENCL_FAILURE,
+        "call %ld: %s: %s", k, clora_status_text(status), clora_error());
+    ck_ok(prepare_step(NULL));
+    remove_tree(own("store"));
+  }
+  printf("prepare, with a store: %ld failing calls of it went unnoticed\n", passed);
+  ck_assert_int_gt(passed, 0);
+  store = "off";
+}
+END_TEST
+
 START_TEST(calls_survive_every_fault) {
   struct fixture f = make_fixture();
   ck_ok(clora_prepare_forward(f.layer, &f.x.matrix, &f.y.matrix, NULL));
@@ -149,4 +176,4 @@ START_TEST(calls_survive_every_fault) {
 END_TEST
 
 DEVICE_TEST_MAIN("faults", creating_survives_every_fault, preparing_survives_faults,
-                 calls_survive_every_fault)
+                 preparing_survives_every_fault_of_the_store, calls_survive_every_fault)

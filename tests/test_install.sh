@@ -8,6 +8,7 @@ cmake=$1 source_dir=$2
 cc=${CC:-cc}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export CLORA_CACHE=off
 
 fail() {
   echo "FAILED: $*" >&2

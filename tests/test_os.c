@@ -42,6 +42,11 @@ START_TEST(faults_come_at_the_kth_call) {
   ck_assert(!clora__fault());
   ck_assert_int_eq(clora__fault_at(0), 4);
   ck_assert(!clora__fault());
+  ck_assert_int_eq(clora__fault_only_at(2), 0);
+  ck_assert(!clora__fault());
+  ck_assert(clora__fault());
+  ck_assert(!clora__fault()); /* once */
+  ck_assert_int_eq(clora__fault_at(0), 0);
 }
 END_TEST
 

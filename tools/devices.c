@@ -15,11 +15,14 @@ static const size_t row_counts[] = {1, 64, 1024};
 #define ROW_COUNTS (sizeof row_counts / sizeof *row_counts)
 #define DTYPES (CLORA_BF16 + 1)
 #define TEXT_SIZE 128
+#define STORE_SIZE \
+  ((size_t)1 << 20) /* thousands of lines: all that is shown are the refused ones */
 
-/* What would serve, in words, for every dtype. */
+/* What would serve, in words, for every dtype; and what clora_explain_store() says. */
 struct serving {
   char forward[DTYPES][ROW_COUNTS][TEXT_SIZE];
   char weight[DTYPES][TEXT_SIZE];
+  char *store;
 };
 
 /* ---- what would serve ---- */
@@ -48,6 +51,13 @@ static int explain_dtype(struct tool *tool, clora_context *context, clora_dtype 
   return code;
 }
 
+static int explain_store(struct tool *tool, clora_context *context, struct serving *serving) {
+  serving->store = malloc(STORE_SIZE);
+  if (serving->store == NULL) return tool_fail(tool, TOOL_FAILURE, "no memory for a text");
+  TOOL_CLORA(tool, clora_explain_store(context, serving->store, STORE_SIZE));
+  return TOOL_OK;
+}
+
 /* A device that fails here is shown all the same, and the reason is on stderr. */
 static bool find_serving(struct tool *tool, const clora_device *device, struct serving *serving) {
   char selector[32];
@@ -57,6 +67,7 @@ static bool find_serving(struct tool *tool, const clora_device *device, struct s
   for (clora_dtype dtype = CLORA_F32; dtype <= CLORA_BF16 && code == TOOL_OK; dtype++) {
     code = explain_dtype(tool, session.context, dtype, serving);
   }
+  if (code == TOOL_OK) code = explain_store(tool, session.context, serving);
   tool_session_close(&session);
   return code == TOOL_OK;
 }
@@ -110,6 +121,28 @@ static void print_serving(const struct serving *serving) {
   }
 }
 
+/* The store, and the kernels that it knows as refused. */
+static void print_store(const char *text) {
+  size_t passed = 0;
+  for (const char *at = text; (at = strstr(at, ": passed, ")) != NULL; at++) passed++;
+  printf("  %-9s ", "store");
+  text += strlen("store: ");
+  for (bool is_first = true; *text != '\0'; is_first = false) {
+    size_t length = strcspn(text, "\n");
+    char line[2048];
+    snprintf(line, sizeof line, "%.*s", (int)length, text);
+    if (is_first) {
+      tool_put(stdout, line);
+      if (passed > 0) printf("; %zu kernels passed their check before", passed);
+      putchar('\n');
+    } else if (strstr(line, ": refused: ") != NULL) {
+      print_line("refused", line);
+      putchar('\n');
+    }
+    text += length + (text[length] == '\n');
+  }
+}
+
 static json_t *describe_serving(const struct serving *serving) {
   json_t *list = json_array();
   for (clora_dtype dtype = CLORA_F32; dtype <= CLORA_BF16; dtype++) {
@@ -142,18 +175,21 @@ static json_t *describe_device(const clora_device *device) {
 }
 
 static void show_device(struct tool *tool, const clora_device *device, json_t *list) {
-  struct serving serving;
+  struct serving serving = {.store = NULL};
   bool serves = find_serving(tool, device, &serving);
   if (tool->json) {
     json_t *object = describe_device(device);
     if (serves) json_object_set_new(object, "serving", describe_serving(&serving));
+    if (serves) json_object_set_new(object, "store", tool_json_lines(serving.store));
     json_array_append_new(list, object);
-    return;
+  } else {
+    print_device(device);
+    if (serves) print_serving(&serving);
+    if (serves) print_store(serving.store);
+    if (!serves) printf("  %-9s see the message on stderr\n", "unusable");
+    putchar('\n');
   }
-  print_device(device);
-  if (serves) print_serving(&serving);
-  if (!serves) printf("  %-9s see the message on stderr\n", "unusable");
-  putchar('\n');
+  free(serving.store);
 }
 
 /* ---- platforms without devices ---- */
@@ -239,7 +275,9 @@ int run_devices(int argc, char **argv) {
       .about =
           "Shows the OpenCL devices of this machine and which variants would serve on them.\n"
           "The number in front, P:D, chooses a device: clora run --device 0:0. Every kernel is\n"
-          "checked before it serves; clora verify checks all of them now.",
+          "checked before it serves; clora verify checks all of them now. What the checks found "
+          "is\n"
+          "kept in the store; kernels that were refused are shown.",
       .examples =
           "  clora devices\n"
           "  clora devices --json\n",

@@ -13,10 +13,18 @@
 #include <unistd.h>
 
 static _Thread_local long calls_to_fault;
+static _Thread_local bool faults_once;
 
 long clora__fault_at(long k) {
   long left = calls_to_fault;
   calls_to_fault = k;
+  faults_once = false;
+  return left;
+}
+
+long clora__fault_only_at(long k) {
+  long left = clora__fault_at(k);
+  faults_once = true;
   return left;
 }
 
@@ -26,7 +34,8 @@ bool clora__fault(void) {
     calls_to_fault--;
     return false;
   }
-  calls_to_fault = -1; /* every later call fails too, until clora__fault_at() is called again */
+  /* Every later call fails too, until clora__fault_at() is called again. */
+  calls_to_fault = faults_once ? 0 : -1;
   errno = EIO;
   return true;
 }

@@ -11,6 +11,9 @@
  * them; -1 when it has come. For tests. */
 long clora__fault_at(long k);
 
+/* The same, but the calls after the k-th one work again: returns 0 then. */
+long clora__fault_only_at(long k);
+
 /* Counts one fallible call of this thread; true when it is the one that must fail. */
 bool clora__fault(void);
 

@@ -68,6 +68,7 @@ static clora_status adopt(clora_context *context, const clora_context_options *o
 
 static clora_status open_context(clora_context *context, const clora_context_options *options) {
   context->log = (struct clora__log){options->log, options->log_user};
+  clora__store_open(&context->store, options->store, &context->log);
   context->no_compile = options->no_compile;
   context->process = clora__process();
   const char *variant = options->variant ? options->variant : "";

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "device/opencl.h"
+#include "device/store.h"
 
 struct clora__kernel;
 struct clora__variant;
@@ -18,6 +19,7 @@ struct clora_context {
   cl_command_queue queue; /* private, in-order: checks of kernels and blocking transfers */
   cl_mem one;             /* an f32 of 1: the scale of a product that has none */
   struct clora__log log;
+  struct clora__store store;
   bool no_compile;
   char variant[32]; /* the only variant that may serve; empty: any */
   long process;     /* the process that made it */

@@ -34,8 +34,6 @@ bool clora__knobs_serve(const struct clora__knobs *a, const struct clora__knobs 
 void clora__knobs_options(const struct clora__knobs *knobs, char *text, size_t size);
 void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size);
 
-enum clora__verdict { CLORA__UNCHECKED, CLORA__PASSED, CLORA__REFUSED };
-
 /* One built kernel and its verdict. It lives as long as the context. */
 struct clora__kernel {
   struct clora__kernel *next;
@@ -44,8 +42,8 @@ struct clora__kernel {
   pthread_mutex_t preparing; /* held while it is built and checked */
   pthread_mutex_t launching; /* held from the first argument to the enqueue */
   _Atomic enum clora__verdict verdict;
-  char reason[512]; /* why it was refused; written before the verdict */
-  double error;     /* the largest error over the bound that the check saw */
+  char reason[CLORA__TEXT_LIMIT]; /* why it was refused; written before the verdict */
+  double error;                   /* the largest error over the bound that the check saw */
   cl_program program;
   cl_kernel kernel;
   size_t group_size; /* what this kernel allows on this device, in work-items */

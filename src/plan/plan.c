@@ -115,22 +115,26 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
 static void explain_row(clora_context *context, const struct clora__variant *row,
                         const struct clora__problem *problem, bool *served, char *text,
                         size_t size) {
-  struct clora__kernel *kernel;
+  struct clora__plan plan = {.variant = row};
   const char *reason = obstacle(context, row, problem);
   if (reason != NULL) {
     snprintf(text, size, "does not fit: %s", reason);
-  } else if (kernel_of(context, row, problem, &kernel) != CLORA_OK) {
+    return;
+  }
+  if (kernel_of(context, row, problem, &plan.kernel) != CLORA_OK) {
     snprintf(text, size, "unknown: %s", clora_error());
-  } else if (kernel->verdict == CLORA__REFUSED) {
-    snprintf(text, size, "refused: %s", kernel->reason);
+    return;
+  }
+  bool passed = clora__verdict_known(context, &plan);
+  if (plan.kernel->verdict == CLORA__REFUSED) {
+    snprintf(text, size, "refused: %s", plan.kernel->reason);
   } else if (*served) {
     snprintf(text, size, "stands by");
   } else if ((reason = modesty(context, row, problem)) != NULL) {
     snprintf(text, size, "yields: %s", reason);
   } else {
     char knobs[512];
-    clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
-    bool passed = kernel->verdict == CLORA__PASSED;
+    clora__knobs_text(&plan.kernel->knobs, knobs, sizeof knobs);
     snprintf(text, size, "serves (%s; %s)", passed ? "passed its check" : "not checked yet", knobs);
     *served = true;
   }

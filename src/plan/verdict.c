@@ -13,6 +13,7 @@
 #include "base/reference.h"
 #include "base/size.h"
 #include "device/matrix.h"
+#include "plan/recall.h"
 
 #define SHAPE_LIMIT 6
 #define WORK_LIMIT 1500000 /* multiply-adds a shape: all shapes together stay below 100 ms */
@@ -324,8 +325,9 @@ static clora_status check_shape(clora_context *context, const struct clora__plan
 
 /* ---- the verdict ---- */
 
+/* A brief check is one run of the smallest shape: drivers compile in the first run. */
 static clora_status check_shapes(clora_context *context, const struct clora__plan *plan,
-                                 const struct clora__problem *problem, double *worst) {
+                                 const struct clora__problem *problem, bool brief, double *worst) {
   static const float betas[] = {0, 0.5f, 1};
   struct clora__problem shapes[SHAPE_LIMIT];
   uint64_t start_ns = clora__clock_ns();
@@ -335,6 +337,7 @@ static clora_status check_shapes(clora_context *context, const struct clora__pla
     shape->beta = betas[i % 3];
     if (!serves(context, plan, shape)) shape->beta = 0; /* it takes no beta */
     TRY(check_shape(context, plan, shape, i, worst));
+    if (brief) return CLORA_OK;
     if (i >= 3 && clora__clock_ns() - start_ns > PATIENCE_NS) return CLORA_OK;
   }
   if (!plan->variant->long_running || !lengthen(context, plan, &shapes[count - 1])) return CLORA_OK;
@@ -342,30 +345,83 @@ static clora_status check_shapes(clora_context *context, const struct clora__pla
   return check_shape(context, &alone, &shapes[count - 1], 2 * (uint32_t)count, worst);
 }
 
-static clora_status build_and_check(clora_context *context, const struct clora__plan *plan,
-                                    const struct clora__problem *problem, double *worst) {
-  if (plan->variant->source != NULL) TRY(clora__kernel_build(context, plan->kernel));
-  return check_shapes(context, plan, problem, worst);
+static clora_status build(clora_context *context, const struct clora__plan *plan) {
+  return plan->variant->source != NULL ? clora__kernel_build(context, plan->kernel) : CLORA_OK;
 }
 
-static void conclude(clora_context *context, const struct clora__plan *plan, clora_status status,
-                     double worst, uint64_t start_ns) {
-  struct clora__kernel *kernel = plan->kernel;
+static void say_passed(clora_context *context, const struct clora__kernel *kernel,
+                       const char *where, uint64_t start_ns) {
   char knobs[512];
   clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
-  double ms = (double)(clora__clock_ns() - start_ns) * 1e-6;
-  kernel->error = worst;
-  if (status == CLORA_OK) {
-    clora__log(&context->log, CLORA_LOG_INFO,
-               "%s (%s) passed its check on %s: %.3f of the bound, built and checked in %.0f ms",
-               kernel->function, knobs, context->device.name, worst, ms);
-    kernel->verdict = CLORA__PASSED;
-    return;
-  }
-  snprintf(kernel->reason, sizeof kernel->reason, "%s", clora_error());
+  clora__log(&context->log, CLORA_LOG_INFO,
+             "%s (%s) passed its check on %s%s: %.3f of the bound, ready after %.0f ms",
+             kernel->function, knobs, context->device.name, where, kernel->error,
+             (double)(clora__clock_ns() - start_ns) * 1e-6);
+}
+
+static void say_refused(clora_context *context, const struct clora__kernel *kernel) {
+  char knobs[512];
+  clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
   clora__log(&context->log, CLORA_LOG_WARNING, "%s (%s) is refused on %s: %s", kernel->function,
              knobs, context->device.name, kernel->reason);
-  kernel->verdict = CLORA__REFUSED;
+}
+
+/* Builds and checks it, and remembers how that ended. Without memory there is no result. */
+static clora_status check(clora_context *context, const struct clora__plan *plan,
+                          const struct clora__problem *problem, const char *key) {
+  struct clora__kernel *kernel = plan->kernel;
+  struct clora__record record = {CLORA__UNCHECKED, 0, ""};
+  struct clora__mark mark;
+  uint64_t start_ns = clora__clock_ns();
+  clora__store_start(&context->store, key, &mark);
+  clora_status status = build(context, plan);
+  bool built = status == CLORA_OK;
+  if (built) status = check_shapes(context, plan, problem, false, &record.error);
+  bool starved = status == CLORA_OUT_OF_MEMORY;
+  /* A command that failed on the device may work the next time. */
+  bool lasting = status == CLORA_OK || status == CLORA_NO_VARIANT || (!built && !starved);
+  if (lasting) record.verdict = status == CLORA_OK ? CLORA__PASSED : CLORA__REFUSED;
+  if (status != CLORA_OK) snprintf(record.reason, sizeof record.reason, "%s", clora_error());
+  clora__store_finish(&context->store, key, &mark, &record);
+  if (starved) {
+    clora__kernel_unbuild(kernel);
+    return status;
+  }
+  kernel->error = record.error;
+  memcpy(kernel->reason, record.reason, sizeof kernel->reason);
+  if (status == CLORA_OK) say_passed(context, kernel, "", start_ns);
+  if (status != CLORA_OK) say_refused(context, kernel);
+  kernel->verdict = status == CLORA_OK ? CLORA__PASSED : CLORA__REFUSED;
+  return CLORA_OK;
+}
+
+static clora_status rebuild(clora_context *context, const struct clora__plan *plan,
+                            const struct clora__problem *problem) {
+  double worst = 0;
+  TRY(build(context, plan));
+  return check_shapes(context, plan, problem, true, &worst);
+}
+
+/* What passed its check in an earlier process is built, run once, and serves. */
+static clora_status recall_or_check(clora_context *context, const struct clora__plan *plan,
+                                    const struct clora__problem *problem) {
+  struct clora__kernel *kernel = plan->kernel;
+  char key[CLORA__KEY_LIMIT];
+  bool passed;
+  uint64_t start_ns = clora__clock_ns();
+  clora__verdict_key(context, plan, key);
+  clora__verdict_recall(context, plan, key, &passed);
+  if (kernel->verdict == CLORA__REFUSED) {
+    say_refused(context, kernel);
+    return CLORA_OK;
+  }
+  if (passed && rebuild(context, plan, problem) == CLORA_OK) {
+    say_passed(context, kernel, " before", start_ns);
+    kernel->verdict = CLORA__PASSED;
+    return CLORA_OK;
+  }
+  clora__kernel_unbuild(kernel);
+  return check(context, plan, problem, key);
 }
 
 clora_status clora__verdict(clora_context *context, const struct clora__plan *plan,
@@ -374,17 +430,20 @@ clora_status clora__verdict(clora_context *context, const struct clora__plan *pl
   clora_status status = CLORA_OK;
   pthread_mutex_lock(&kernel->preparing);
   if (kernel->verdict == CLORA__UNCHECKED) { /* else another thread was faster */
-    double worst = 0;
-    uint64_t start_ns = clora__clock_ns();
-    status = build_and_check(context, plan, problem, &worst);
-    bool starved = status == CLORA_OUT_OF_MEMORY;
-    if (!starved) {
-      conclude(context, plan, status, worst, start_ns);
-      status = CLORA_OK;
-    } else {
-      clora__kernel_unbuild(kernel);
-    }
+    status = recall_or_check(context, plan, problem);
   }
   pthread_mutex_unlock(&kernel->preparing);
   return status;
+}
+
+bool clora__verdict_known(clora_context *context, const struct clora__plan *plan) {
+  struct clora__kernel *kernel = plan->kernel;
+  bool passed = false;
+  if (kernel->verdict == CLORA__UNCHECKED && pthread_mutex_trylock(&kernel->preparing) == 0) {
+    char key[CLORA__KEY_LIMIT];
+    clora__verdict_key(context, plan, key);
+    if (kernel->verdict == CLORA__UNCHECKED) clora__verdict_recall(context, plan, key, &passed);
+    pthread_mutex_unlock(&kernel->preparing);
+  }
+  return passed || kernel->verdict == CLORA__PASSED;
 }

@@ -6,9 +6,14 @@
 
 #include "plan/variant.h"
 
-/* Builds the plan's kernel and checks it, unless that was done; sets its verdict. Fails only when
- * the check itself could not be made, for want of memory; a wrong kernel is a verdict. */
+/* Builds the plan's kernel and checks it, unless that was done, in this process or, as the store
+ * says, in another; sets its verdict. Fails only when the check itself could not be made, for want
+ * of memory; a wrong kernel is a verdict. */
 clora_status clora__verdict(clora_context *context, const struct clora__plan *plan,
                             const struct clora__problem *problem);
+
+/* Whether it passed, as far as is known without building anything; a refusal that the store knows
+ * becomes the kernel's verdict. */
+bool clora__verdict_known(clora_context *context, const struct clora__plan *plan);
 
 #endif
