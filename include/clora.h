@@ -331,6 +331,8 @@ CLORA_API clora_status clora_prepare_weight(clora_layer *layer, const clora_matr
 /* Write a text that says which variant serves the call with these arguments and why the others do
  * not, from the verdicts known so far. One line per product and variant, best first:
  *   PRODUCT VARIANT: serves (...) | stands by | yields: WHY | does not fit: WHY | refused: WHY
+ * and below the one that serves an indented line for each knob that can be tuned: its value, and
+ * the rule or the tuning that it comes from.
  * At most `size` bytes with the final NUL; longer texts are cut. Builds nothing. */
 CLORA_API clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix *x,
                                              const clora_matrix *y,
@@ -339,6 +341,39 @@ CLORA_API clora_status clora_explain_forward(const clora_layer *layer, const clo
 CLORA_API clora_status clora_explain_weight(const clora_layer *layer, const clora_matrix *w,
                                             const clora_weight_options *options, char *text,
                                             size_t size);
+
+/* Tuning: kernels have knobs whose rules ask what the device reports; what it reports is not all
+ * there is. These functions measure other values and keep what is faster, in the context and in the
+ * store, for problems of the same class: the same dtypes, and the same sizes when rows are rounded
+ * up to a power of four and the others to a power of two. No knob that is tuned changes a bit of
+ * the result. */
+
+/* Told what is measured now, or, is_result, what came out for one product. False stops the tuning,
+ * which keeps what it found. `message` is valid during the call. */
+typedef bool (*clora_tune_function)(bool is_result, const char *message, void *user);
+
+typedef struct clora_tune_options {
+  double seconds; /* stop after about so long; 0: 60 */
+  clora_tune_function progress;
+  void *user;
+} clora_tune_options;
+
+/* Tunes the call with these arguments; `mem` of the matrices may be NULL. Blocks, on buffers of its
+ * own; measures in turns and keeps a value only when its kernel passed its check and the 95 %
+ * interval of its gain lies above 1. *found, which may be NULL, is how many products gained.
+ * options and tune may be NULL. */
+CLORA_API clora_status clora_tune_forward(clora_layer *layer, const clora_matrix *x,
+                                          const clora_matrix *y,
+                                          const clora_forward_options *options,
+                                          const clora_tune_options *tune, size_t *found);
+
+/* Write what the context knows of tuning as a JSON file, or read one: entries that the store keeps
+ * for this device and driver, and those found since. Reading takes all or nothing: an entry with a
+ * kernel, a knob or a value that this library or device does not have is CLORA_BAD_FILE, and the
+ * message names it. A file from another device is a warning in the log. *count, which may be NULL,
+ * is the number of entries. */
+CLORA_API clora_status clora_tuning_save(clora_context *context, const char *path, size_t *count);
+CLORA_API clora_status clora_tuning_load(clora_context *context, const char *path, size_t *count);
 
 /* ---- 6 the definition on the host ------------------------------------------------------------
  *

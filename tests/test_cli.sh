@@ -73,7 +73,7 @@ expect 0 -h
 says out '^Usage: clora COMMAND'
 expect 0 --version
 says out '^clora [0-9]+\.[0-9]+\.[0-9]+$'
-for command in devices init inspect run verify weight; do
+for command in devices explain init inspect run tune verify weight; do
   expect 0 help $command
   says out "^Usage: clora $command" '^Options:' '^Examples:' "^  clora $command" '  --json '
   cp out by_help

@@ -194,6 +194,32 @@ START_TEST(an_unfinished_check_is_a_refusal) {
 }
 END_TEST
 
+/* Killed while it checked one variant after the other: the next process has none left, and tries
+ * them again. */
+START_TEST(unfinished_checks_of_everything_are_made_again) {
+  const char *folder = own("everything");
+  char text[8192], key[CLORA__KEY_LIMIT];
+  clora_context *context = open_context(folder, NULL);
+  struct clora__kernel *kernel;
+  struct clora__knobs knobs = {.in = CLORA_F32};
+  struct clora__mark mark;
+  ck_ok(clora__kernel_find(context, clora__plain.source, clora__plain.function, &knobs, &kernel));
+  clora__verdict_key(context, &(struct clora__plan){&clora__plain, kernel, 1}, key);
+  clora__store_start(&context->store, key, &mark);
+  close(mark.descriptor);
+  ck_ok(prepare(context, text, sizeof text)); /* the context allows plain alone */
+  ck_said("plain (-D IN=F32 -D WEIGHT=F32 -D OUT=F32) is refused on", true);
+  ck_said("passed its check", true);
+  ck_assert_msg(strstr(text, "shrink plain: serves (passed its check") != NULL, "%s", text);
+  clora_context_destroy(context);
+  context = open_context(folder, NULL);
+  ck_ok(prepare(context, text, sizeof text));
+  ck_said(BEFORE, true);
+  ck_said("refused", false);
+  clora_context_destroy(context);
+}
+END_TEST
+
 START_TEST(without_a_store_nothing_is_remembered) {
   char text[8192];
   clora_context *context = open_context("off", NULL);
@@ -207,4 +233,5 @@ END_TEST
 
 DEVICE_TEST_MAIN("recall", a_passed_check_is_not_repeated, explaining_knows_the_store,
                  another_driver_is_a_miss, a_refusal_is_remembered_until_it_is_forgotten,
-                 an_unfinished_check_is_a_refusal, without_a_store_nothing_is_remembered)
+                 an_unfinished_check_is_a_refusal, unfinished_checks_of_everything_are_made_again,
+                 without_a_store_nothing_is_remembered)

@@ -30,7 +30,7 @@ static struct clora__store own_store(const char *name) {
 
 static void put(struct clora__store *store, const char *key, enum clora__verdict verdict,
                 double error, const char *reason) {
-  struct clora__record record = {verdict, error, ""};
+  struct clora__record record = {.verdict = verdict, .error = error};
   struct clora__mark mark;
   snprintf(record.reason, sizeof record.reason, "%s", reason);
   clora__store_start(store, key, &mark);
@@ -260,7 +260,7 @@ START_TEST(a_check_that_is_going_on_is_not) {
   struct clora__store other = own_store("going");
   clora__store_start(&store, "b", &mark);
   ck_verdict(&other, "b", CLORA__UNCHECKED);
-  clora__store_finish(&store, "b", &mark, &(struct clora__record){CLORA__PASSED, 0, ""});
+  clora__store_finish(&store, "b", &mark, &(struct clora__record){.verdict = CLORA__PASSED});
   ck_verdict(&other, "b", CLORA__PASSED);
   /* Who is faster decides, whatever becomes of the other. */
   put(&store, "a", CLORA__PASSED, 0, "");
@@ -278,7 +278,7 @@ START_TEST(a_check_without_a_result_leaves_nothing) {
   struct clora__mark mark;
   clora__store_start(&store, "b", &mark);
   clora__fault_at(1);
-  clora__store_finish(&store, "b", &mark, &(struct clora__record){CLORA__PASSED, 0, ""});
+  clora__store_finish(&store, "b", &mark, &(struct clora__record){.verdict = CLORA__PASSED});
   clora__fault_at(0);
   ck_verdict(&store, "b", CLORA__UNCHECKED);
   ck_assert_uint_eq(count_files(own("without")), 1);

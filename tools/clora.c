@@ -14,9 +14,11 @@ static const struct command {
   int (*run)(int argc, char **argv);
 } commands[] = {
     {"devices", "show the OpenCL devices and what serves on them", run_devices},
+    {"explain", "say what serves a shape, and why", run_explain},
     {"init", "write a new adapter", run_init},
     {"inspect", "show the layers of an adapter", run_inspect},
     {"run", "apply a layer to an array", run_forward},
+    {"tune", "measure which knobs are fast on a device, and keep them", run_tune},
     {"verify", "check every variant against the float64 reference", run_verify},
     {"weight", "write a layer's weight scale A B", run_weight},
 };

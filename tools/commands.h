@@ -4,9 +4,11 @@
 #define CLORA_TOOL_COMMANDS_H
 
 int run_devices(int argc, char **argv);
+int run_explain(int argc, char **argv);
 int run_init(int argc, char **argv);
 int run_inspect(int argc, char **argv);
 int run_forward(int argc, char **argv); /* clora run */
+int run_tune(int argc, char **argv);
 int run_verify(int argc, char **argv);
 int run_weight(int argc, char **argv);
 

@@ -151,6 +151,27 @@ void tool_serving(const char *explained, char *text, size_t size);
 #define TOOL_SHAPE_SIZE 256
 void tool_shape(const clora_array *array, char *text, size_t size);
 
+/* ---- problems of a shape ---- */
+
+struct tool_problem {
+  size_t rows, d_in, d_out, r;
+  clora_dtype dtype;
+  float beta;
+};
+
+/* "rows=64,d_in=4096,r=16,dtype=f16"; d_in alone is required. */
+int tool_problem_read(struct tool *tool, const char *text, struct tool_problem *problem);
+void tool_problem_title(const struct tool_problem *problem, char *title, size_t size);
+
+/* A forward call of that shape, without buffers. The layer is the caller's to destroy. */
+struct tool_call {
+  clora_layer *layer;
+  clora_matrix x, y;
+  clora_forward_options options;
+};
+int tool_problem_open(struct tool *tool, const struct tool_problem *problem, clora_context *context,
+                      struct tool_call *call);
+
 /* ---- a device ---- */
 
 struct tool_session {

@@ -11,6 +11,7 @@
 #include "device/store.h"
 
 struct clora__kernel;
+struct clora__tuning;
 struct clora__variant;
 
 struct clora_context {
@@ -24,8 +25,10 @@ struct clora_context {
   char variant[32]; /* the only variant that may serve; empty: any */
   long process;     /* the process that made it */
   atomic_int references;
-  pthread_mutex_t mutex; /* guards kernels */
+  pthread_mutex_t mutex; /* guards kernels, and what is added to tunings */
   struct clora__kernel *kernels;
+  _Atomic(struct clora__tuning *) tunings;
+  atomic_bool has_tunings; /* those of the store were read */
   /* rows that a test puts in front of every table, NULL-terminated, or NULL */
   const struct clora__variant *const *planted;
 };

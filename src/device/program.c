@@ -156,3 +156,11 @@ void clora__kernels_destroy(struct clora__kernel *kernels) {
     kernels = next;
   }
 }
+
+void clora__tunings_destroy(struct clora__tuning *tunings) {
+  while (tunings != NULL) {
+    struct clora__tuning *next = tunings->next;
+    free(tunings);
+    tunings = next;
+  }
+}

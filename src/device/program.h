@@ -42,6 +42,8 @@ struct clora__kernel {
   pthread_mutex_t preparing; /* held while it is built and checked */
   pthread_mutex_t launching; /* held from the first argument to the enqueue */
   _Atomic enum clora__verdict verdict;
+  bool unfinished;                /* refused because a check in another process did not finish, */
+  bool tried_again;               /* and checked all the same, for want of anything better */
   char reason[CLORA__TEXT_LIMIT]; /* why it was refused; written before the verdict */
   double error;                   /* the largest error over the bound that the check saw */
   cl_program program;
@@ -60,5 +62,30 @@ clora_status clora__kernel_build(clora_context *context, struct clora__kernel *k
 void clora__kernel_unbuild(struct clora__kernel *kernel);
 
 void clora__kernels_destroy(struct clora__kernel *kernels);
+
+/* What problems a tuning is for: the dtypes, and sizes rounded up, rows to a power of four and the
+ * others to a power of two. r is the number of rows of `weight`. */
+struct clora__class {
+  clora_dtype in, weight, out;
+  size_t rows, inner, r, cols;
+};
+
+/* Values of free knobs that were measured to be faster than those of the rules. The context's list
+ * begins with the newest. */
+struct clora__tuning {
+  struct clora__tuning *next;
+  char function[64]; /* of the kernel */
+  uint64_t source;   /* the hash of its source */
+  atomic_int suits;  /* whether the row can take it: 0 not looked at, 1 yes, -1 no */
+  struct clora__class class;
+  unsigned count;
+  struct {
+    char name[32];
+    unsigned value;
+  } knobs[CLORA__KNOB_LIMIT];
+  double gain; /* the rules' time over its own */
+};
+
+void clora__tunings_destroy(struct clora__tuning *tunings);
 
 #endif

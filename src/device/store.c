@@ -318,7 +318,7 @@ static const char by_prefix[] =
 static void judge(const struct clora__store *store, const struct entry *e,
                   struct clora__record *record) {
   char path[PATH_LIMIT];
-  *record = (struct clora__record){CLORA__UNCHECKED, e->number, ""};
+  *record = (struct clora__record){.error = e->number};
   if (strcmp(e->state, passed) == 0) record->verdict = CLORA__PASSED;
   if (strcmp(e->state, refused) == 0) record->verdict = CLORA__REFUSED;
   snprintf(record->reason, sizeof record->reason, "%s", e->text);
@@ -326,6 +326,7 @@ static void judge(const struct clora__store *store, const struct entry *e,
   mark_path(store, e->key, path);
   /* Held: it is being checked right now. Absent: it came to no result. */
   if (clora__mark_look(path) != CLORA__MARK_LEFT) return;
+  record->unfinished = true;
   record->verdict = CLORA__REFUSED;
   snprintf(
       record->reason, sizeof record->reason,
@@ -346,7 +347,7 @@ static void find_record(const struct entry *e, void *data) {
 void clora__store_find(struct clora__store *store, const char *key, struct clora__record *record) {
   struct finding finding = {store, record};
   struct walk walk = {by_key, key, find_record, &finding};
-  *record = (struct clora__record){CLORA__UNCHECKED, 0, ""};
+  *record = (struct clora__record){.verdict = CLORA__UNCHECKED};
   if (!work_on(store, false, walk_entries, &walk)) record->verdict = CLORA__UNCHECKED;
 }
 

@@ -35,6 +35,7 @@ enum clora__verdict { CLORA__UNCHECKED, CLORA__PASSED, CLORA__REFUSED };
 
 struct clora__record {
   enum clora__verdict verdict;    /* CLORA__UNCHECKED: nothing is known */
+  bool unfinished;                /* refused because its check did not finish */
   double error;                   /* the largest error over the bound that the check saw */
   char reason[CLORA__TEXT_LIMIT]; /* why it was refused */
 };

@@ -8,6 +8,7 @@
 #include "op/layer.h"
 #include "op/scratch.h"
 #include "plan/plan.h"
+#include "plan/tune.h"
 #include "product/product.h"
 
 /* One call, as a whole and as two products. t lies in the caller's matrix, or at the start of
@@ -175,4 +176,30 @@ clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix 
   clora__plan_explain(f.context, &clora__shrink, &f.shrink, &shrinks, text, size);
   clora__plan_explain(f.context, &clora__expand, &f.expand, &expands, text, size);
   return CLORA_OK;
+}
+
+static clora_status tune_plans(struct forward *f, struct clora__tuner *tuner) {
+  struct plans plans;
+  TRY(plan(f, true, &plans));
+  if (plans.is_fused) return clora__tune(f->context, &plans.fused, &f->whole, 0, tuner);
+  size_t shrink_bytes = clora__plan_workspace_bytes(f->context, &clora__shrink, &f->shrink);
+  size_t expand_bytes = clora__plan_workspace_bytes(f->context, &clora__expand, &f->expand);
+  TRY(clora__tune(f->context, &plans.shrink, &f->shrink, shrink_bytes, tuner));
+  return clora__tune(f->context, &plans.expand, &f->expand, expand_bytes, tuner);
+}
+
+clora_status clora_tune_forward(clora_layer *layer, const clora_matrix *x, const clora_matrix *y,
+                                const clora_forward_options *options,
+                                const clora_tune_options *tune, size_t *found) {
+  struct forward f;
+  double seconds = tune != NULL && tune->seconds != 0 ? tune->seconds : 60;
+  CHECK(seconds > 0 && seconds < 1e9, CLORA_INVALID_ARGUMENT, "seconds is %g", seconds);
+  TRY(describe(layer, x, y, options ? options : &defaults, &f));
+  struct clora__tuner tuner = {.end_ns = clora__clock_ns() + (uint64_t)(seconds * 1e9)};
+  if (tune != NULL) tuner.progress = tune->progress, tuner.user = tune->user;
+  if (found != NULL) *found = 0;
+  if (x->rows == 0) return CLORA_OK;
+  clora_status status = tune_plans(&f, &tuner);
+  if (found != NULL) *found = tuner.found;
+  return status;
 }

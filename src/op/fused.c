@@ -36,11 +36,12 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
   clora__knob(knobs, "DEPTH", depth);
+  clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
-  return clora__cpu_grid(units, problem, clora__knob_value(&kernel->knobs, "ROWS"),
+  return clora__cpu_grid(units, problem, kernel, clora__knob_value(&kernel->knobs, "ROWS"),
                          2 * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
@@ -52,6 +53,7 @@ static const struct clora__variant *const variants[] = {
         .misfit = cpu_misfit,
         .yields = cpu_yields,
         .choose = cpu_choose,
+        .choices = clora__cpu_choices,
         .grid = cpu_grid,
         .long_running = true,
     },

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/size.h"
+#include "plan/tuning.h"
 #include "plan/verdict.h"
 
 /* Goes through the rows that a test planted, then through the table. */
@@ -43,16 +44,21 @@ static const char *modesty(const clora_context *context, const struct clora__var
 
 static clora_status kernel_of(clora_context *context, const struct clora__variant *row,
                               const struct clora__problem *problem, struct clora__kernel **kernel) {
-  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, problem);
+  struct clora__knobs knobs = clora__tuned_knobs(context, row, problem);
   return clora__kernel_find(context, row->source, row->function, &knobs, kernel);
 }
+
+/* What a search goes through: the rows that do not yield, then those that do, and when nothing
+ * serves, those once more whose check did not finish in another process. */
+enum effort { FIRST_CHOICE, SECOND_CHOICE, LAST_RESORT };
 
 /* Considers one row; *serves says whether it passed. */
 static clora_status consider(clora_context *context, const struct clora__variant *row,
                              const struct clora__problem *problem, bool may_build,
-                             struct clora__plan *plan, bool *serves) {
+                             enum effort effort, struct clora__plan *plan, bool *serves) {
   *plan = (struct clora__plan){row, NULL, context->device.compute_units};
   TRY(kernel_of(context, row, problem, &plan->kernel));
+  if (effort == LAST_RESORT) clora__verdict_doubt(plan->kernel);
   if (plan->kernel->verdict == CLORA__UNCHECKED) {
     CHECK(may_build, CLORA_NOT_PREPARED,
           "%s (%zu x %zu x %zu) is not prepared, and the context may not compile", row->name,
@@ -63,18 +69,17 @@ static clora_status consider(clora_context *context, const struct clora__variant
   return CLORA_OK;
 }
 
-/* The first row that serves; rows that yield are passed over unless `proud`. *fits says whether
- * any row could have. */
+/* The first row that serves. *fits says whether any row could have. */
 static clora_status search(clora_context *context, const struct clora__product *product,
-                           const struct clora__problem *problem, bool may_build, bool proud,
+                           const struct clora__problem *problem, bool may_build, enum effort effort,
                            struct clora__plan *plan, bool *serves, bool *fits) {
   struct rows rows = rows_of(context, product, problem);
   *serves = false;
   for (const struct clora__variant *row; !*serves && (row = next_row(&rows)) != NULL;) {
     if (obstacle(context, row, problem) != NULL) continue;
     *fits = true;
-    if (!proud && modesty(context, row, problem) != NULL) continue;
-    TRY(consider(context, row, problem, may_build, plan, serves));
+    if (effort == FIRST_CHOICE && modesty(context, row, problem) != NULL) continue;
+    TRY(consider(context, row, problem, may_build, effort, plan, serves));
   }
   return CLORA_OK;
 }
@@ -83,15 +88,16 @@ clora_status clora__plan_seek(clora_context *context, const struct clora__produc
                               const struct clora__problem *problem, bool may_build,
                               struct clora__plan *plan, bool *serves) {
   bool fits = false;
-  return search(context, product, problem, may_build, false, plan, serves, &fits);
+  return search(context, product, problem, may_build, FIRST_CHOICE, plan, serves, &fits);
 }
 
 clora_status clora__plan(clora_context *context, const struct clora__product *product,
                          const struct clora__problem *problem, bool may_build,
                          struct clora__plan *plan) {
-  bool serves, fits = false, explained = false;
-  TRY(search(context, product, problem, may_build, false, plan, &serves, &fits));
-  if (!serves) TRY(search(context, product, problem, may_build, true, plan, &serves, &fits));
+  bool serves = false, fits = false, explained = false;
+  for (enum effort effort = FIRST_CHOICE; !serves && effort <= LAST_RESORT; effort++) {
+    TRY(search(context, product, problem, may_build, effort, plan, &serves, &fits));
+  }
   if (serves) return CLORA_OK;
   char text[1024] = "";
   clora__plan_explain(context, product, problem, &explained, text, sizeof text);
@@ -109,6 +115,27 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
     bytes = clora__max(bytes, row->workspace_bytes(problem));
   }
   return bytes;
+}
+
+/* One line for each knob that can be tuned: where its value comes from. */
+static void explain_knobs(clora_context *context, const struct clora__variant *row,
+                          const struct clora__problem *problem, const struct clora__kernel *kernel,
+                          char *text, size_t size) {
+  const struct clora__tuning *tuning = clora__tuning_find(context, row, problem);
+  char sizes[96];
+  clora__sizes_text(problem, true, sizes, sizeof sizes);
+  for (const struct clora__choice *choice = row->choices; choice && choice->knob; choice++) {
+    size_t used = strlen(text);
+    unsigned value = clora__knob_value(&kernel->knobs, choice->knob);
+    if (tuning == NULL) {
+      snprintf(text + used, size - used, "\n    %s %u by rule: %s", choice->knob, value,
+               choice->rule);
+    } else {
+      snprintf(text + used, size - used,
+               "\n    %s %u by tuning for %s: %.2f times as fast as the rules", choice->knob, value,
+               sizes, tuning->gain);
+    }
+  }
 }
 
 /* Says about one row what the search would find, without building anything. */
@@ -136,6 +163,7 @@ static void explain_row(clora_context *context, const struct clora__variant *row
     char knobs[512];
     clora__knobs_text(&plan.kernel->knobs, knobs, sizeof knobs);
     snprintf(text, size, "serves (%s; %s)", passed ? "passed its check" : "not checked yet", knobs);
+    explain_knobs(context, row, problem, plan.kernel, text, size);
     *served = true;
   }
 }

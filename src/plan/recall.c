@@ -16,12 +16,10 @@ void clora__device_key(const clora_context *context, char *text, size_t size) {
            d->vector_width, d->group_size, (unsigned long long)d->local_bytes, d->keeps_subnormals);
 }
 
-/* Of everything that the compiler gets to read. */
-static uint64_t source_hash(const struct clora__kernel *kernel) {
-  const char *source = kernel->source != NULL ? kernel->source : "";
-  uint64_t hash =
-      clora__hash(CLORA__HASH_START, clora__source_common, strlen(clora__source_common));
-  return clora__hash(hash, source, strlen(source));
+uint64_t clora__source_hash(const char *source) {
+  const char *common = clora__source_common;
+  uint64_t hash = clora__hash(CLORA__HASH_START, common, strlen(common));
+  return source != NULL ? clora__hash(hash, source, strlen(source)) : hash;
 }
 
 void clora__verdict_key(const clora_context *context, const struct clora__plan *plan, char *key) {
@@ -30,7 +28,7 @@ void clora__verdict_key(const clora_context *context, const struct clora__plan *
   clora__device_key(context, device, sizeof device);
   clora__knobs_text(&kernel->knobs, knobs, sizeof knobs);
   snprintf(key, CLORA__KEY_LIMIT, "%s%s (%s) %016llx", device, kernel->function, knobs,
-           (unsigned long long)source_hash(kernel));
+           (unsigned long long)clora__source_hash(kernel->source));
 }
 
 void clora__verdict_recall(clora_context *context, const struct clora__plan *plan, const char *key,
@@ -40,7 +38,8 @@ void clora__verdict_recall(clora_context *context, const struct clora__plan *pla
   clora__store_find(&context->store, key, &record);
   *passed = record.verdict == CLORA__PASSED && plan->variant->run == NULL;
   if (*passed) kernel->error = record.error;
-  if (record.verdict != CLORA__REFUSED) return;
+  if (record.verdict != CLORA__REFUSED || (record.unfinished && kernel->tried_again)) return;
+  kernel->unfinished = record.unfinished;
   kernel->error = record.error;
   snprintf(kernel->reason, sizeof kernel->reason, "%s", record.reason);
   kernel->verdict = CLORA__REFUSED;

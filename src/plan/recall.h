@@ -9,6 +9,9 @@
  * another version of clora changes. Ends with a newline. */
 void clora__device_key(const clora_context *context, char *text, size_t size);
 
+/* Of everything that the compiler gets to read; source may be NULL. */
+uint64_t clora__source_hash(const char *source);
+
 /* The whole key of the check of a plan's kernel. */
 void clora__verdict_key(const clora_context *context, const struct clora__plan *plan, char *key);
 

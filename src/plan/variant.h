@@ -29,6 +29,12 @@ struct clora__plan {
   unsigned units; /* compute units to keep busy; 0: one group does everything */
 };
 
+/* A free knob, the values that tuning may give it, and what they mean. */
+struct clora__choice {
+  const char *knob, *rule; /* the rule in words, for people */
+  unsigned count, values[8];
+};
+
 /* One row of a table. A kernel of our own is `source` and `function` with PRODUCT_ARGUMENTS, or of
  * a forward FORWARD_ARGUMENTS, of kernels/common.cl, and needs no `run`. */
 struct clora__variant {
@@ -45,6 +51,9 @@ struct clora__variant {
   /* Adds the knobs that the kernel is built with; the dtypes are set already. */
   void (*choose)(const clora_device *device, const struct clora__problem *problem,
                  struct clora__knobs *knobs);
+
+  /* The free knobs that may be tuned; one without a name ends them. NULL: none. */
+  const struct clora__choice *choices;
 
   struct clora__grid (*grid)(unsigned units, const struct clora__problem *problem,
                              const struct clora__kernel *kernel);

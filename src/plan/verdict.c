@@ -370,7 +370,7 @@ static void say_refused(clora_context *context, const struct clora__kernel *kern
 static clora_status check(clora_context *context, const struct clora__plan *plan,
                           const struct clora__problem *problem, const char *key) {
   struct clora__kernel *kernel = plan->kernel;
-  struct clora__record record = {CLORA__UNCHECKED, 0, ""};
+  struct clora__record record = {.verdict = CLORA__UNCHECKED};
   struct clora__mark mark;
   uint64_t start_ns = clora__clock_ns();
   clora__store_start(&context->store, key, &mark);
@@ -446,4 +446,14 @@ bool clora__verdict_known(clora_context *context, const struct clora__plan *plan
     pthread_mutex_unlock(&kernel->preparing);
   }
   return passed || kernel->verdict == CLORA__PASSED;
+}
+
+void clora__verdict_doubt(struct clora__kernel *kernel) {
+  pthread_mutex_lock(&kernel->preparing);
+  if (kernel->verdict == CLORA__REFUSED && kernel->unfinished) {
+    kernel->unfinished = false;
+    kernel->tried_again = true;
+    kernel->verdict = CLORA__UNCHECKED;
+  }
+  pthread_mutex_unlock(&kernel->preparing);
 }

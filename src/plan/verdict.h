@@ -12,6 +12,10 @@
 clora_status clora__verdict(clora_context *context, const struct clora__plan *plan,
                             const struct clora__problem *problem);
 
+/* A kernel that is refused because a check of it did not finish becomes unchecked: its process may
+ * have been killed, and there is nothing better. */
+void clora__verdict_doubt(struct clora__kernel *kernel);
+
 /* Whether it passed, as far as is known without building anything; a refusal that the store knows
  * becomes the kernel's verdict. */
 bool clora__verdict_known(clora_context *context, const struct clora__plan *plan);

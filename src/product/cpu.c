@@ -7,9 +7,6 @@
  * that PoCL needs to hand out a group. */
 #define GROUP_WORK ((size_t)1 << 17)
 
-/* Groups per unit: enough that an unlucky core does not keep the others waiting. */
-#define GROUPS_PER_UNIT 8
-
 /* Fewer rows than this take no less time: the weights have to be read all the same. */
 #define LEAST_ROWS 8
 
@@ -20,6 +17,22 @@
 /* An output of this many bytes leaves the caches before anybody reads it. Stored past them, 1536 x
  * 4096 at rank 64 took 3.38 ms instead of 3.94; a smaller one, of 6 MB, was no faster. */
 #define STREAM_BYTES ((size_t)8 << 20)
+
+static const char rows_rule[] = "as many as registers hold, fewer for few rows";
+static const char groups_rule[] = "8 a compute unit";
+
+const struct clora__choice clora__cpu_shrink_choices[] = {
+    {"ROWS", rows_rule, 5, {1, 4, 6, 8, 12}},
+    {"groups", groups_rule, 5, {1, 2, 4, 8, 16}},
+    {NULL},
+};
+
+const struct clora__choice clora__cpu_choices[] = {
+    {"ROWS", rows_rule, 5, {1, 4, 6, 8, 12}},
+    {"STREAM", "1 where y is larger than caches, and beta 0", 2, {0, 1}},
+    {"groups", groups_rule, 5, {1, 2, 4, 8, 16}},
+    {NULL},
+};
 
 const char *clora__cpu_misfit(const clora_device *device) {
   bool cpu = (device->type & CL_DEVICE_TYPE_CPU) != 0;
@@ -55,10 +68,12 @@ static size_t sharing_groups(size_t units, const struct clora__problem *problem,
 }
 
 struct clora__grid clora__cpu_grid(unsigned units, const struct clora__problem *problem,
-                                   size_t tile_rows, size_t tile_cols) {
+                                   const struct clora__kernel *kernel, size_t tile_rows,
+                                   size_t tile_cols) {
   size_t rows = clora__max(problem->out.rows, LEAST_ROWS);
   size_t work = clora__work(problem) / problem->out.rows * rows / GROUP_WORK;
-  size_t groups = clora__max(clora__min(work, (size_t)units * GROUPS_PER_UNIT), 1);
+  size_t most = (size_t)units * clora__knob_value(&kernel->knobs, "groups");
+  size_t groups = clora__max(clora__min(work, most), 1);
   size_t row_groups = clora__min(clora__divide_up(problem->out.rows, tile_rows), groups);
   size_t across = clora__divide_up(groups, row_groups);
   if (clora__is_forward(problem)) across = sharing_groups(units / row_groups, problem, rows);

@@ -42,11 +42,12 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "PACK_T", packs_t(problem));
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
   clora__knob(knobs, "DEPTH", depth_of(problem));
+  clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
-  return clora__cpu_grid(units, problem, clora__knob_value(&kernel->knobs, "ROWS"),
+  return clora__cpu_grid(units, problem, kernel, clora__knob_value(&kernel->knobs, "ROWS"),
                          2 * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
@@ -57,6 +58,7 @@ static const struct clora__variant *const variants[] = {
         .function = "expand_cpu",
         .misfit = cpu_misfit,
         .choose = cpu_choose,
+        .choices = clora__cpu_choices,
         .grid = cpu_grid,
         .long_running = true,
     },

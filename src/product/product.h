@@ -34,6 +34,12 @@ const char *clora__cpu_misfit(const clora_device *device);
 /* Splits rows x cols into groups that keep `units` units of a CPU busy, each a whole number of
  * tiles and worth handing out. One work-item is one group. units 0: one group. */
 struct clora__grid clora__cpu_grid(unsigned units, const struct clora__problem *problem,
-                                   size_t tile_rows, size_t tile_cols);
+                                   const struct clora__kernel *kernel, size_t tile_rows,
+                                   size_t tile_cols);
+
+/* What may be tuned. `groups` is a knob not of the compiler but of the grid: how many a unit gets
+ * at most, so that an unlucky core does not keep the others waiting. */
+#define CLORA__CPU_GROUPS 8
+extern const struct clora__choice clora__cpu_shrink_choices[], clora__cpu_choices[];
 
 #endif

@@ -30,12 +30,13 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "VECTORS", vectors);
   clora__knob(knobs, "PACK_A", packs_a(problem));
   clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
+  clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
   return clora__cpu_grid(
-      units, problem, clora__knob_value(&kernel->knobs, "ROWS"),
+      units, problem, kernel, clora__knob_value(&kernel->knobs, "ROWS"),
       clora__knob_value(&kernel->knobs, "VECTORS") * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
@@ -46,6 +47,7 @@ static const struct clora__variant *const variants[] = {
         .function = "shrink_cpu",
         .misfit = cpu_misfit,
         .choose = cpu_choose,
+        .choices = clora__cpu_shrink_choices,
         .grid = cpu_grid,
         .long_running = true,
     },

@@ -1,0 +1,40 @@
+/* Tuning: values of free knobs that were measured on the device to be faster than the rules', for a
+ * class of problems, kept in the context and in the store.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_PLAN_TUNING_H
+#define CLORA_PLAN_TUNING_H
+
+#include "plan/variant.h"
+
+struct clora__class clora__class_of(const struct clora__problem *problem);
+
+/* "64 x 4096 x 16": rows, inner, cols; of a forward with r before the last. */
+void clora__sizes_text(const struct clora__problem *problem, bool rounded, char *text, size_t size);
+
+/* Why a row cannot take the value for its knob; NULL: it can. Static text. */
+const char *clora__choice_obstacle(const struct clora__variant *row, const char *knob,
+                                   unsigned value);
+
+/* The tuning for the row and the problem, NULL without one. The first call of a context reads the
+ * store; later ones neither block nor allocate. */
+const struct clora__tuning *clora__tuning_find(clora_context *context,
+                                               const struct clora__variant *row,
+                                               const struct clora__problem *problem);
+
+/* The knobs that the row's kernel takes for the problem: the rules', and over them the tuning's. */
+struct clora__knobs clora__tuned_knobs(clora_context *context, const struct clora__variant *row,
+                                       const struct clora__problem *problem);
+
+/* Adds a tuning to the context and to the store. */
+clora_status clora__tuning_add(clora_context *context, const struct clora__variant *row,
+                               const struct clora__tuning *tuning);
+
+/* Visits what the context knows, the oldest first; of several for one kernel and class the newest.
+ */
+void clora__tuning_each(clora_context *context,
+                        void (*visit)(const struct clora__tuning *tuning, void *data), void *data);
+
+/* "ROWS=8 groups=4". */
+void clora__tuning_text(const struct clora__tuning *tuning, char *text, size_t size);
+
+#endif

@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# clora tune and clora explain as programs: killed at any moment, interrupted, and their files.
+# Skipped (77) where there is no OpenCL device.
+#   test_tune.sh CLORA
+# SPDX-License-Identifier: Apache-2.0
+set -uo pipefail
+clora=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export CLORA_CACHE=$work/store
+cd "$work" || exit 1
+failures=0
+
+fail() {
+  echo "FAILED: $*"
+  sed 's/^/    out: /' out
+  sed 's/^/    err: /' err
+  failures=$((failures + 1))
+}
+
+# expect CODE ARGUMENTS...: runs the tool; its output is left in the files out and err.
+expect() {
+  local code=$1 got
+  shift
+  "$clora" "$@" >out 2>err
+  got=$?
+  called=$*
+  [ "$got" = "$code" ] || fail "clora $* gave $got, not $code"
+}
+
+# says FILE PATTERN...: the file holds a line of each pattern.
+says() {
+  local file=$1 pattern
+  shift
+  for pattern in "$@"; do
+    grep -qE -e "$pattern" "$file" || fail "clora $called: $file does not say $pattern"
+  done
+}
+
+# ---- without a device ----
+
+expect 2 explain
+says err 'SHAPE is missing'
+expect 2 explain rows=64
+says err '"rows=64" has no d_in'
+for shape in rows d_in= d_in=0 d_in=-3 d_in=1x rows=4294967296 dtype=f64 beta=nan size=3 =; do
+  expect 2 explain "d_in=4,$shape"
+  says err "\"$shape\" is none of rows=N, d_in=N"
+done
+expect 2 tune --budget 0
+says err '--budget is "0", not a whole number from 1'
+expect 2 tune --export a --forget
+says err 'one of --shape, --export, --import and --forget at a time'
+expect 2 tune --shape d_out=3
+says err 'has no d_in'
+
+if ! "$clora" devices >out 2>err; then
+  echo "skipped: $(cat err)"
+  exit 77
+fi
+
+# ---- what they print ----
+
+shape=rows=3,d_in=40,d_out=33,r=5
+expect 0 explain $shape
+says out '^rows 3, 40 -> 33, r 5, f32$' '^shrink [a-z]+: serves \(passed its check' '^expand plain: '
+expect 0 explain $shape,dtype=bf16,beta=1 --json
+says out '"shape": "rows 3, 40 -> 33, r 5, bf16, added to y"' '"explained": \[$'
+expect 0 explain $shape --variant plain
+says out '^shrink plain: serves' '^shrink cpu: does not fit: the context allows another variant only'
+expect 0 tune --shape $shape --budget 2
+says out '^found: [0-9]+ on 0:'
+expect 0 tune --shape $shape --budget 1 --json
+says out '"found": [0-9]+' '"interrupted": false' '"results": \['
+expect 0 tune --export tuning.json
+says out '^exported: [0-9]+ on '
+expect 0 tune --import tuning.json
+says out '^imported: [0-9]+ on '
+echo '{"schema": "other"}' >bad.json
+expect 1 tune --import bad.json
+says err 'bad.json: "schema" is other, not clora-tuning'
+expect 1 tune --import none.json
+says err 'none.json: cannot open'
+expect 0 tune --forget
+expect 0 devices
+says out "^  store +$CLORA_CACHE/store-1.sqlite$"
+CLORA_CACHE=off expect 1 tune --forget
+says err 'cannot be emptied: it is switched off'
+
+# ---- Ctrl-C ----
+
+# A shell starts background jobs with SIGINT ignored; SIGTERM does the same here.
+"$clora" tune --budget 300 >out 2>err &
+tuning=$! called='tune, interrupted'
+sleep 3
+kill -TERM $tuning
+wait $tuning
+code=$?
+[ $code = 0 ] || fail "clora tune gave $code when it was interrupted"
+says out '^found: [0-9]+ on .*, interrupted$'
+
+# ---- kill -9 ----
+
+rounds=100
+case ${CLORA_TEST_SUITE:-normal} in tiny | short) rounds=12 ;; esac
+for ((i = 0; i < rounds; i++)); do
+  rm -rf "$work/pocl-$((i % 4))" # now and then with nothing compiled: the kill hits a compiler too
+  POCL_CACHE_DIR=$work/pocl-$((i % 4)) "$clora" tune --shape $shape --budget 20 >out 2>err &
+  tuning=$!
+  sleep 0.$((RANDOM % 6))$((RANDOM % 10))
+  kill -9 $tuning 2>killed
+  wait $tuning 2>killed
+done
+[ ! -e "$CLORA_CACHE/store-1.sqlite.bad" ] || fail 'a kill damaged the store'
+expect 0 explain $shape
+says out '^shrink [a-z]+: serves' '^expand [a-z]+: serves'
+expect 0 init --dim 40 --dim-out 33 --rank 5 -o adapter
+printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' \
+  "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 40), }" >x.npy
+head -c 480 /dev/zero >>x.npy
+expect 0 run adapter -x x.npy -o y.npy
+expect 0 tune --shape $shape --budget 1
+echo "killed $rounds times; refused after that: $("$clora" devices | grep -c '^  refused')"
+expect 0 tune --forget
+expect 0 explain $shape
+grep -q 'did not finish' out && fail 'clora tune --forget left an unfinished check'
+[ "$(find "$CLORA_CACHE" -name 'check-*' | wc -l)" = 0 ] || fail 'marks are left'
+
+[ $failures = 0 ] || exit 1
+echo "ok"

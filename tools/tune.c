@@ -1,0 +1,185 @@
+/* clora tune: measures which knobs are fast on a device, and keeps them; and what is kept, as a
+ * file. SPDX-License-Identifier: Apache-2.0 */
+#include <signal.h>
+#include <string.h>
+
+#include "commands.h"
+#include "tool.h"
+
+struct request {
+  const char *shape, *export, *import;
+  uint64_t budget;
+  bool forgets;
+};
+
+/* What is tuned without --shape: a layer of usual size, from one row to many. */
+static const size_t usual_rows[] = {1, 16, 256, 2048};
+#define USUAL_DIM 4096
+#define USUAL_RANK 16
+#define ROW_COUNTS (sizeof usual_rows / sizeof *usual_rows)
+#define SHAPE_LIMIT (ROW_COUNTS * (CLORA_BF16 + 1))
+
+struct job {
+  struct tool *tool;
+  struct tool_session session;
+  json_t *results;
+  size_t found;
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int number) {
+  (void)number;
+  interrupted = 1;
+}
+
+/* The first signal ends the measurements; a second one, the program. */
+static void catch_signals(void) {
+  struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND};
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+}
+
+static bool show(bool is_result, const char *message, void *user) {
+  struct job *job = user;
+  tool_end_progress(job->tool);
+  if (!is_result) tool_progress(job->tool, "%s", message);
+  if (is_result && job->tool->json) {
+    json_array_append_new(job->results, tool_json_text(message));
+  } else if (is_result) {
+    printf("%s\n", message);
+    fflush(stdout);
+  }
+  return !interrupted;
+}
+
+static int tune_shape(struct job *job, const struct tool_problem *problem, double seconds) {
+  struct tool_call call = {.layer = NULL};
+  const clora_tune_options options = {.seconds = seconds, .progress = show, .user = job};
+  size_t found = 0;
+  TOOL_TRY(tool_problem_open(job->tool, problem, job->session.context, &call));
+  clora_status status =
+      clora_tune_forward(call.layer, &call.x, &call.y, &call.options, &options, &found);
+  clora_layer_destroy(call.layer);
+  TOOL_CLORA(job->tool, status);
+  job->found += found;
+  return TOOL_OK;
+}
+
+static int list_shapes(struct tool *tool, const struct request *request,
+                       struct tool_problem *shapes, size_t *count) {
+  *count = 1;
+  if (request->shape != NULL) return tool_problem_read(tool, request->shape, shapes);
+  *count = SHAPE_LIMIT;
+  for (size_t i = 0; i < SHAPE_LIMIT; i++) {
+    shapes[i] = (struct tool_problem){.rows = usual_rows[i % ROW_COUNTS],
+                                      .d_in = USUAL_DIM,
+                                      .d_out = USUAL_DIM,
+                                      .r = USUAL_RANK,
+                                      .dtype = (clora_dtype)(i / ROW_COUNTS)};
+  }
+  return TOOL_OK;
+}
+
+/* What is left of the budget is shared by the shapes that are left. */
+static int tune_shapes(struct job *job, const struct request *request,
+                       const struct tool_problem *shapes, size_t count) {
+  double end_ms = tool_time_ms() + (double)request->budget * 1e3;
+  for (size_t i = 0; i < count && !interrupted; i++) {
+    double left = (end_ms - tool_time_ms()) * 1e-3;
+    if (left <= 0) break;
+    TOOL_TRY(tune_shape(job, &shapes[i], left / (double)(count - i)));
+  }
+  return TOOL_OK;
+}
+
+static int conclude(struct job *job, const char *what, size_t count) {
+  struct tool *tool = job->tool;
+  char device[256];
+  tool_end_progress(tool);
+  tool_device_title(clora_context_device(job->session.context), device, sizeof device);
+  if (tool->json) {
+    return tool_print_json(
+        tool, json_pack("{so,sO,so,sb}", "device", tool_json_text(device), "results", job->results,
+                        what, tool_json_number(count), "interrupted", (int)interrupted));
+  }
+  printf("%s: %zu on ", what, count);
+  tool_put(stdout, device);
+  printf(interrupted ? ", interrupted\n" : "\n");
+  return TOOL_OK;
+}
+
+static int tune(struct job *job, const struct request *request) {
+  struct tool_problem shapes[SHAPE_LIMIT];
+  size_t count;
+  TOOL_TRY(list_shapes(job->tool, request, shapes, &count));
+  catch_signals();
+  TOOL_TRY(tune_shapes(job, request, shapes, count));
+  return conclude(job, "found", job->found);
+}
+
+static int serve(struct job *job, const struct request *request) {
+  clora_context *context = job->session.context;
+  size_t count = 0;
+  if (request->forgets) {
+    TOOL_CLORA(job->tool, clora_forget(context));
+    return conclude(job, "left", 0);
+  }
+  if (request->import != NULL) {
+    TOOL_CLORA(job->tool, clora_tuning_load(context, request->import, &count));
+    return conclude(job, "imported", count);
+  }
+  if (request->export == NULL) return tune(job, request);
+  TOOL_CLORA(job->tool, clora_tuning_save(context, request->export, &count));
+  return conclude(job, "exported", count);
+}
+
+static int run(struct tool *tool, const struct request *request) {
+  bool others[] = {request->shape != NULL, request->export != NULL, request->import != NULL,
+                   request->forgets};
+  size_t wishes = 0;
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++) wishes += others[i];
+  if (wishes > 1) {
+    return tool_fail(tool, TOOL_USAGE, "one of --shape, --export, --import and --forget at a time");
+  }
+  struct job job = {.tool = tool, .results = json_array()};
+  int code = tool_session_open(tool, tool->device, NULL, &job.session);
+  if (code == TOOL_OK) code = serve(&job, request);
+  tool_session_close(&job.session);
+  json_decref(job.results);
+  return code;
+}
+
+int run_tune(int argc, char **argv) {
+  struct tool tool = {.command = argv[0]};
+  struct request request = {.budget = 60};
+  const struct tool_option options[] = {
+      {0, "shape", "SHAPE", "this shape, as for clora explain; else a usual layer of 4096 -> 4096",
+       TOOL_TEXT, &request.shape, TOOL_OPTIONAL},
+      {0, "budget", "SECONDS", "stop after about so long (60)", TOOL_NUMBER, &request.budget,
+       TOOL_RANGE(1, 1000000)},
+      {0, "export", "FILE", "write what was found, as JSON, instead of tuning", TOOL_TEXT,
+       &request.export, TOOL_OPTIONAL},
+      {0, "import", "FILE", "take what such a file holds", TOOL_TEXT, &request.import,
+       TOOL_OPTIONAL},
+      {0, "forget", NULL, "empty the store: tuning and checks, of every device", TOOL_SWITCH,
+       &request.forgets, TOOL_OPTIONAL},
+  };
+  const struct tool_usage usage = {
+      .synopsis = "[--shape SHAPE] [--budget SECONDS]",
+      .about =
+          "Measures, in turns, whether other knobs than the rules' make kernels faster on this\n"
+          "device, and remembers those that do. Results do not change by a bit. Ctrl-C stops and\n"
+          "keeps what was found.",
+      .examples =
+          "  clora tune --budget 120\n"
+          "  clora tune --shape rows=64,d_in=4096,r=16,dtype=f16\n"
+          "  clora tune --export tuning.json\n"
+          "  clora tune --forget\n",
+      .uses_device = true,
+      .options = options,
+      .option_count = sizeof options / sizeof *options,
+  };
+  if (!tool_parse(&tool, &usage, argc, argv)) return tool.exit_code;
+  return run(&tool, &request);
+}
