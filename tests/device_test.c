@@ -78,7 +78,8 @@ clora_context *context_of(const char *variant) {
 
 const char *const *variants_here(void) {
   static const char *const all[] = {"plain", "cpu", "fused", "clblast", NULL};
-  static const char *const own[] = {"plain", "cpu", "fused", NULL}; /* clblast alone compiles for 15 s */
+  static const char *const own[] = {"plain", "cpu", "fused",
+                                    NULL}; /* clblast alone compiles for 15 s */
   return suite_size() < NORMAL ? own : all;
 }
 

@@ -71,7 +71,7 @@ static bool serves(const char *variant) {
     printf("skipped: %s does not serve here\n", variant);
     return false;
   }
-  return strcmp(variant, "clblast") != 0; /* it makes no such promise */
+  return of_cpu; /* plain is what the driver's compiler makes of it, and clblast promises nothing */
 }
 
 START_TEST(rows_do_not_depend_on_their_number) {
@@ -168,31 +168,28 @@ static size_t turn_knobs(const struct clora__product *product, const struct clor
   return turned;
 }
 
-/* Ranks that one tile holds, and that no tile does. */
+/* A rank and numbers of columns that no tile holds. */
 START_TEST(knobs_do_not_change_bits) {
   if (!serves("cpu") || suite_size() < NORMAL) return;
-  static const size_t ranks[] = {16, 21};
-  for (size_t i = 0; i < 2; i++) {
-    clora_context *context = context_of("cpu");
-    size_t rows = 29, d_in = 300, r = ranks[i], d_out = 75;
-    float *x = random_values(rows * d_in, CLORA_F32, 1), *a = random_values(d_in * r, CLORA_F32, 2);
-    float *b = random_values(r * d_out, CLORA_F32, 3), *t = random_values(rows * r, CLORA_F32, 4);
-    const struct layout dense = {0};
-    struct guarded in = guarded_create(context, rows, d_in, dense, x);
-    struct guarded a_in = guarded_create(context, d_in, r, dense, a);
-    struct guarded b_in = guarded_create(context, r, d_out, dense, b);
-    struct guarded t_in = guarded_create(context, rows, r, dense, t);
-    struct clora__problem shrink = {
-        .in = in.matrix, .weight = a_in.matrix, .out = {.rows = rows, .cols = r}};
-    struct clora__problem expand = {
-        .in = t_in.matrix, .weight = b_in.matrix, .out = {.rows = rows, .cols = d_out}};
-    ck_assert_uint_ge(turn_knobs(&clora__shrink, &shrink, "cpu"), 6);
-    ck_assert_uint_ge(turn_knobs(&clora__expand, &expand, "cpu"), 6);
-    struct guarded *buffers[] = {&in, &a_in, &b_in, &t_in};
-    for (size_t j = 0; j < 4; j++) guarded_free(buffers[j]);
-    float *memory[] = {x, a, b, t};
-    for (size_t j = 0; j < 4; j++) free(memory[j]);
-  }
+  clora_context *context = context_of("cpu");
+  size_t rows = 29, d_in = 300, r = 21, d_out = 75;
+  float *x = random_values(rows * d_in, CLORA_F32, 1), *a = random_values(d_in * r, CLORA_F32, 2);
+  float *b = random_values(r * d_out, CLORA_F32, 3), *t = random_values(rows * r, CLORA_F32, 4);
+  const struct layout dense = {0};
+  struct guarded in = guarded_create(context, rows, d_in, dense, x);
+  struct guarded a_in = guarded_create(context, d_in, r, dense, a);
+  struct guarded b_in = guarded_create(context, r, d_out, dense, b);
+  struct guarded t_in = guarded_create(context, rows, r, dense, t);
+  struct clora__problem shrink = {
+      .in = in.matrix, .weight = a_in.matrix, .out = {.rows = rows, .cols = r}};
+  struct clora__problem expand = {
+      .in = t_in.matrix, .weight = b_in.matrix, .out = {.rows = rows, .cols = d_out}};
+  ck_assert_uint_ge(turn_knobs(&clora__shrink, &shrink, "cpu"), 6);
+  ck_assert_uint_ge(turn_knobs(&clora__expand, &expand, "cpu"), 6);
+  struct guarded *buffers[] = {&in, &a_in, &b_in, &t_in};
+  for (size_t j = 0; j < 4; j++) guarded_free(buffers[j]);
+  float *memory[] = {x, a, b, t};
+  for (size_t j = 0; j < 4; j++) free(memory[j]);
 }
 END_TEST
 

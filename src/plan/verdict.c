@@ -17,10 +17,10 @@
 
 #define SHAPE_LIMIT 6
 #define WORK_LIMIT 1500000 /* multiply-adds a shape: all shapes together stay below 100 ms */
-#define PATIENCE_NS                                                                  \
-  500000000      /* a simulator is done with the first shapes: it would take minutes \
-                  */
-#define GUARD 96 /* elements before, between and behind the rows of the output */
+/* A simulator is done with the first shapes, and without the long one: they would take minutes. */
+#define PATIENCE_NS 500000000
+#define LONG_PATIENCE_NS 5e9
+#define GUARD 96                    /* elements before, between and behind the rows of the output */
 #define LONG_WORK ((size_t)1 << 25) /* of the shape that one group computes alone */
 #define LONG_ROWS 8192              /* of that shape, at most */
 #define ROW_LIMIT 12                /* rows compared when a shape is too large to compare whole */
@@ -121,6 +121,7 @@ struct trial {
   unsigned char *guarded; /* the output buffer as it was before, then as it is after */
   size_t out_bytes;
   float scale;
+  double pace_ns; /* of a multiply-add */
 };
 
 /* Cheap and repeatable: the check must not cost more than the kernel. */
@@ -193,10 +194,12 @@ static clora_status run_trial(struct trial *t, const struct clora__plan *plan,
                               struct clora__scratch scratch) {
   struct clora__chain chain;
   cl_event done;
+  uint64_t start_ns = clora__clock_ns();
   TRY(clora__chain_begin(t->context, t->context->queue, 0, NULL, true, &chain));
   clora_status status = clora__plan_run(&chain, t->context, plan, &t->problem, scratch);
   TRY(clora__chain_end(&chain, status, &done));
   TRY(clora__wait_and_release(done));
+  t->pace_ns = (double)(clora__clock_ns() - start_ns) / (double)clora__work(&t->problem);
   CL(clEnqueueReadBuffer, t->context->queue, t->problem.out.mem, CL_TRUE, 0, t->out_bytes,
      t->guarded + t->out_bytes, 0, NULL, NULL);
   return CLORA_OK;
@@ -302,11 +305,13 @@ static void release(cl_mem mem) {
 }
 
 static clora_status check_shape(clora_context *context, const struct clora__plan *plan,
-                                const struct clora__problem *shape, uint32_t seed, double *worst) {
+                                const struct clora__problem *shape, uint32_t seed, double *worst,
+                                double *pace_ns) {
   struct trial t = {.context = context, .problem = *shape, .exact = seed % 2 == 0};
   cl_mem scratch = NULL;
   t.problem.scale = shape->scale;
   clora_status status = open_and_check(&t, plan, seed, &scratch, worst);
+  if (status == CLORA_OK) *pace_ns = fmin(*pace_ns, t.pace_ns);
   release(t.problem.in.mem);
   release(t.problem.weight.mem);
   release(t.problem.out.mem);
@@ -331,18 +336,21 @@ static clora_status check_shapes(clora_context *context, const struct clora__pla
   static const float betas[] = {0, 0.5f, 1};
   struct clora__problem shapes[SHAPE_LIMIT];
   uint64_t start_ns = clora__clock_ns();
+  double pace_ns = INFINITY;
   size_t count = choose_shapes(context, plan, problem, shapes);
   for (uint32_t i = 0; i < 2 * count; i++) { /* every shape once exact, once rounded */
     struct clora__problem *shape = &shapes[i / 2];
     shape->beta = betas[i % 3];
     if (!serves(context, plan, shape)) shape->beta = 0; /* it takes no beta */
-    TRY(check_shape(context, plan, shape, i, worst));
+    TRY(check_shape(context, plan, shape, i, worst, &pace_ns));
     if (brief) return CLORA_OK;
-    if (i >= 3 && clora__clock_ns() - start_ns > PATIENCE_NS) return CLORA_OK;
+    if (i >= 3 && clora__clock_ns() - start_ns > PATIENCE_NS) break;
   }
-  if (!plan->variant->long_running || !lengthen(context, plan, &shapes[count - 1])) return CLORA_OK;
+  struct clora__problem *longest = &shapes[count - 1];
+  if (!plan->variant->long_running || !lengthen(context, plan, longest)) return CLORA_OK;
+  if (pace_ns * (double)clora__work(longest) > LONG_PATIENCE_NS) return CLORA_OK;
   struct clora__plan alone = {plan->variant, plan->kernel, 0};
-  return check_shape(context, &alone, &shapes[count - 1], 2 * (uint32_t)count, worst);
+  return check_shape(context, &alone, longest, 2 * (uint32_t)count, worst, &pace_ns);
 }
 
 static clora_status build(clora_context *context, const struct clora__plan *plan) {
