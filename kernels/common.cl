@@ -42,11 +42,13 @@ ushort to_bf16(float value) {
 #define OUT_TYPE TYPE(OUT)
 
 // Offsets and steps count elements; a step is the distance to the next row or column of the view.
-#define PRODUCT_ARGUMENTS                                                                       \
-  __global const IN_TYPE *in, __global const WEIGHT_TYPE *weight, __global OUT_TYPE *out,       \
-      __global const float *scale, float beta, ulong in_offset, ulong in_row, ulong in_col,     \
-      ulong weight_offset, ulong weight_row, ulong weight_col, ulong out_offset, ulong out_row, \
-      ulong scale_offset, ulong rows, ulong inner, ulong cols
+// in_parts, out_parts and in_sum are for variants that know parts (see struct clora__problem).
+#define PRODUCT_ARGUMENTS                                                                         \
+  __global const IN_TYPE *in, __global const WEIGHT_TYPE *weight, __global OUT_TYPE *out,         \
+      __global const float *scale, __global float *in_sum, float beta, ulong in_offset,           \
+      ulong in_row, ulong in_col, ulong weight_offset, ulong weight_row, ulong weight_col,        \
+      ulong out_offset, ulong out_row, ulong scale_offset, ulong in_sum_offset, ulong in_sum_row, \
+      ulong rows, ulong inner, ulong cols, ulong in_parts, ulong out_parts
 
 // The arguments of a forward in one launch: out = beta*out + scale * (in a) weight, with
 // a [inner, r] stored as the weight [r, cols] is.
@@ -55,6 +57,10 @@ ushort to_bf16(float value) {
       ulong r
 
 // ---- for kernels with vectors of WIDTH lanes ----
+
+#ifdef GROUP
+#define WIDTH 4
+#endif
 
 #ifdef WIDTH
 

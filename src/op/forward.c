@@ -17,7 +17,9 @@ struct forward {
   clora_context *context;
   bool keeps_t;
   struct clora__problem whole, shrink, expand;
-  size_t t_bytes; /* of scratch; 0 when the caller keeps t */
+  clora_matrix t; /* the caller's; mem is NULL when it is not wanted */
+  size_t parts;   /* in which shrink would leave t: then they lie in scratch */
+  size_t t_bytes; /* of scratch; 0 when the caller keeps t and it comes whole */
   size_t workspace_bytes;
 };
 
@@ -40,15 +42,22 @@ static clora_status check_shapes(const clora_layer *layer, const clora_matrix *x
   return CLORA_OK;
 }
 
+/* Bytes of t in scratch, in parts or whole. */
+static clora_status size_t_scratch(const clora_forward_options *o, struct forward *f) {
+  size_t rows = f->shrink.out.rows, r = f->shrink.out.cols, elements, bytes;
+  bool fits =
+      clora__multiply(rows, r, &elements) && clora__multiply(elements, f->parts, &elements) &&
+      clora__multiply(elements, 4, &bytes) && clora__add(bytes, CLORA__SCRATCH_ALIGNMENT, &bytes);
+  CHECK(fits, CLORA_INVALID_ARGUMENT, "t [%zu, %zu] exceeds 64 bits", rows, r);
+  bool kept = o->t != NULL && f->parts == 1;
+  f->t_bytes = kept ? 0 : clora__round_up(elements * 4, CLORA__SCRATCH_ALIGNMENT);
+  return CLORA_OK;
+}
+
 static clora_status describe(const clora_layer *layer, const clora_matrix *x, const clora_matrix *y,
                              const clora_forward_options *o, struct forward *f) {
   TRY(check_shapes(layer, x, y, o));
-  size_t r = layer->a.cols, t_elements, t_bytes;
-  bool fits = clora__multiply(x->rows, r, &t_elements) &&
-              clora__multiply(t_elements, 4, &t_bytes) &&
-              clora__add(t_bytes, CLORA__SCRATCH_ALIGNMENT, &t_bytes);
-  CHECK(fits, CLORA_INVALID_ARGUMENT, "t [%zu, %zu] exceeds 64 bits", x->rows, r);
-  clora_matrix t = {.rows = x->rows, .cols = r, .dtype = CLORA_F32};
+  clora_matrix t = {.rows = x->rows, .cols = layer->a.cols, .dtype = CLORA_F32};
   if (o->t != NULL) t = *o->t;
   *f = (struct forward){
       .context = layer->context,
@@ -60,12 +69,15 @@ static clora_status describe(const clora_layer *layer, const clora_matrix *x, co
                  .beta = o->beta,
                  .scale = layer->mem,
                  .scale_offset = layer->scale_offset},
-      .t_bytes = o->t != NULL ? 0 : clora__round_up(t_elements * 4, CLORA__SCRATCH_ALIGNMENT),
+      .parts = 1,
   };
+  if (o->t != NULL) f->t = t;
   f->whole = f->expand;
   f->whole.in = *x;
   f->whole.a = layer->a;
   if (x->rows == 0) return CLORA_OK;
+  f->parts = clora__plan_parts(f->context, &clora__shrink, &f->shrink);
+  TRY(size_t_scratch(o, f));
   f->workspace_bytes =
       f->t_bytes + clora__max(clora__plan_workspace_bytes(f->context, &clora__shrink, &f->shrink),
                               clora__plan_workspace_bytes(f->context, &clora__expand, &f->expand));
@@ -94,7 +106,23 @@ struct plans {
   struct clora__plan fused, shrink, expand;
 };
 
-/* In one launch t would never be in memory. */
+static clora_status plan_products(const struct forward *f, bool may_build, struct plans *plans) {
+  TRY(clora__plan(f->context, &clora__shrink, &f->shrink, may_build, &plans->shrink));
+  return clora__plan(f->context, &clora__expand, &f->expand, may_build, &plans->expand);
+}
+
+/* The same call with t in parts, which expand adds up. */
+static struct forward in_parts(const struct forward *f) {
+  struct forward g = *f;
+  clora_matrix t = {.rows = f->shrink.out.rows, .cols = f->shrink.out.cols, .dtype = CLORA_F32};
+  g.shrink.out = g.expand.in = t;
+  g.shrink.out_parts = g.expand.in_parts = f->parts;
+  g.expand.in_sum = f->t;
+  return g;
+}
+
+/* In one launch t would never be in memory. In two it comes in parts where a variant of both
+ * products does that and passed its check, otherwise whole. */
 static clora_status plan(struct forward *f, bool may_build, struct plans *plans) {
   plans->is_fused = false;
   if (!f->keeps_t) {
@@ -102,8 +130,14 @@ static clora_status plan(struct forward *f, bool may_build, struct plans *plans)
                          &plans->is_fused));
   }
   if (plans->is_fused) return CLORA_OK;
-  TRY(clora__plan(f->context, &clora__shrink, &f->shrink, may_build, &plans->shrink));
-  return clora__plan(f->context, &clora__expand, &f->expand, may_build, &plans->expand);
+  if (f->parts > 1) {
+    struct forward g = in_parts(f);
+    clora_status status = plan_products(&g, may_build, plans);
+    bool absent = status == CLORA_NO_VARIANT || status == CLORA_UNSUPPORTED;
+    if (status == CLORA_OK) *f = g;
+    if (!absent) return status;
+  }
+  return plan_products(f, may_build, plans);
 }
 
 static clora_status enqueue(struct clora__chain *chain, struct forward *f,
@@ -111,7 +145,7 @@ static clora_status enqueue(struct clora__chain *chain, struct forward *f,
   if (plans->is_fused) {
     return clora__plan_run(chain, f->context, &plans->fused, &f->whole, scratch);
   }
-  if (f->t_bytes > 0) {
+  if (f->shrink.out.mem == NULL) {
     f->shrink.out.mem = f->expand.in.mem = scratch.mem;
     f->shrink.out.offset = f->expand.in.offset = scratch.offset_bytes / sizeof(float);
   }

@@ -33,6 +33,8 @@ static const char *obstacle(const clora_context *context, const struct clora__va
   if (context->variant[0] != '\0' && strcmp(context->variant, row->name) != 0) {
     return "the context allows another variant only";
   }
+  if (problem->out_parts > 1 && row->parts == NULL) return "it leaves no parts";
+  if (problem->in_parts > 1 && !row->takes_parts) return "it takes no parts";
   return row->misfit != NULL ? row->misfit(&context->device, problem) : NULL;
 }
 
@@ -103,6 +105,16 @@ clora_status clora__plan(clora_context *context, const struct clora__product *pr
   clora__plan_explain(context, product, problem, &explained, text, sizeof text);
   FAIL(fits ? CLORA_NO_VARIANT : CLORA_UNSUPPORTED, "no variant serves %s on %s:\n%s",
        product->name, context->device.name, text);
+}
+
+size_t clora__plan_parts(const clora_context *context, const struct clora__product *product,
+                         const struct clora__problem *problem) {
+  struct rows rows = rows_of(context, product, problem);
+  for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
+    if (obstacle(context, row, problem) != NULL || modesty(context, row, problem) != NULL) continue;
+    return row->parts != NULL ? row->parts(&context->device, problem) : 1;
+  }
+  return 1;
 }
 
 size_t clora__plan_workspace_bytes(const clora_context *context,

@@ -17,6 +17,10 @@ clora_status clora__plan(clora_context *context, const struct clora__product *pr
                          const struct clora__problem *problem, bool may_build,
                          struct clora__plan *plan);
 
+/* The number of parts in which the first row that fits would leave `out`; 1: whole. */
+size_t clora__plan_parts(const clora_context *context, const struct clora__product *product,
+                         const struct clora__problem *problem);
+
 /* The scratch that any row of the table could need for the problem. */
 size_t clora__plan_workspace_bytes(const clora_context *context,
                                    const struct clora__product *product,

@@ -18,7 +18,7 @@ size_t clora__work(const struct clora__problem *p) {
   return clora__is_forward(p) ? rows * p->weight.rows * (inner + cols) : rows * inner * cols;
 }
 
-#define PRODUCT_ARGUMENTS 17
+#define PRODUCT_ARGUMENTS 22
 #define FORWARD_ARGUMENTS 5 /* more */
 
 /* Launches a kernel of our own; the arguments are those of kernels/common.cl, in their order. */
@@ -26,19 +26,33 @@ static clora_status launch(struct clora__chain *chain, clora_context *context,
                            const struct clora__plan *plan, const struct clora__problem *p) {
   struct clora__steps in = clora__matrix_steps(&p->in), weight = clora__matrix_steps(&p->weight),
                       out = clora__matrix_steps(&p->out), a = clora__matrix_steps(&p->a);
+  bool summed = p->in_sum.mem != NULL; /* a row step of 0 says that it is not wanted */
   cl_mem scale = p->scale != NULL ? p->scale : context->one;
+  cl_mem in_sum = summed ? p->in_sum.mem : context->one;
   const cl_ulong shape[] = {
-      p->in.offset,     in.row,     in.col,
-      p->weight.offset, weight.row, weight.col,
-      p->out.offset,    out.row,    p->scale != NULL ? p->scale_offset : 0,
-      p->out.rows,      p->in.cols, p->out.cols,
+      p->in.offset,
+      in.row,
+      in.col,
+      p->weight.offset,
+      weight.row,
+      weight.col,
+      p->out.offset,
+      out.row,
+      p->scale != NULL ? p->scale_offset : 0,
+      p->in_sum.offset,
+      summed ? clora__matrix_steps(&p->in_sum).row : 0,
+      p->out.rows,
+      p->in.cols,
+      p->out.cols,
+      p->in_parts,
+      p->out_parts,
   };
   const cl_ulong a_shape[] = {p->a.offset, a.row, a.col, p->weight.rows};
   struct clora__argument arguments[PRODUCT_ARGUMENTS + FORWARD_ARGUMENTS] = {
       CLORA__ARGUMENT(p->in.mem), CLORA__ARGUMENT(p->weight.mem), CLORA__ARGUMENT(p->out.mem),
-      CLORA__ARGUMENT(scale), CLORA__ARGUMENT(p->beta)};
+      CLORA__ARGUMENT(scale),     CLORA__ARGUMENT(in_sum),        CLORA__ARGUMENT(p->beta)};
   for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
-    arguments[5 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
+    arguments[6 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
   }
   arguments[PRODUCT_ARGUMENTS] = (struct clora__argument)CLORA__ARGUMENT(p->a.mem);
   for (size_t i = 0; i < sizeof a_shape / sizeof *a_shape; i++) {

@@ -15,6 +15,12 @@ struct clora__problem {
   float beta;
   cl_mem scale; /* one f32 on the device; NULL: 1 */
   size_t scale_offset;
+
+  /* A matrix in parts is the sum of so many, one behind the other: part p is its rows
+   * [p rows, (p+1) rows), f32 and not transposed. 0 or 1: whole. Only variants that say so leave
+   * or take parts. */
+  size_t in_parts, out_parts;
+  clora_matrix in_sum; /* receives the sum of the parts of `in`; mem is NULL: not wanted */
 };
 
 /* Scratch of one call: the bytes from offset_bytes on, 64-byte aligned. */
@@ -57,6 +63,10 @@ struct clora__variant {
 
   struct clora__grid (*grid)(unsigned units, const struct clora__problem *problem,
                              const struct clora__kernel *kernel);
+
+  /* The number of parts in which `out` is best left, at least 1; NULL: it knows no parts. */
+  size_t (*parts)(const clora_device *device, const struct clora__problem *problem);
+  bool takes_parts; /* `in` may come in parts */
 
   /* One work-item may compute a large part of the problem: the check includes a long one. */
   bool long_running;

@@ -136,16 +136,23 @@ static clora_status upload(clora_context *context, const void *data, size_t byte
   return clora__write(context, *mem, 0, data, bytes);
 }
 
-/* Host values of a matrix, as the device will hold them, in a new buffer. The view gets an odd
- * offset and a stride larger than its row; NaN between the rows would show. */
-static clora_status fill(clora_context *context, clora_matrix *m, uint32_t seed, bool exact,
-                         float **values) {
+/* What part p of several holds of a value: a half, a quarter ... and the last one twice. The sum is
+ * exact, and misses a lot without any of them. */
+static float part_of(float value, size_t p, size_t parts) {
+  return ldexpf(value, -(int)clora__min(p + 1, parts - 1));
+}
+
+/* Host values of a matrix, as the device will hold them, in a new buffer, in parts one behind the
+ * other. The view gets an odd offset and a stride larger than its row; NaN between the rows would
+ * show. */
+static clora_status fill(clora_context *context, clora_matrix *m, size_t parts, uint32_t seed,
+                         bool exact, float **values) {
   size_t count = m->rows * m->cols, size = clora_dtype_size(m->dtype);
   size_t stored_rows = m->transposed ? m->cols : m->rows;
   m->offset = 3;
   m->stride = (m->transposed ? m->rows : m->cols) + 1;
   struct clora__steps step = clora__matrix_steps(m);
-  size_t bytes = (m->offset + stored_rows * m->stride) * size;
+  size_t bytes = (m->offset + parts * stored_rows * m->stride) * size;
   unsigned char *image;
   TRY(clora__allocate(count, sizeof **values, values));
   TRY(clora__allocate(bytes, 1, &image));
@@ -153,11 +160,18 @@ static clora_status fill(clora_context *context, clora_matrix *m, uint32_t seed,
   for (size_t i = 0; i < count; i++) {
     size_t at = m->offset + i / m->cols * step.row + i % m->cols * step.col;
     (*values)[i] = clora__dtype_round(m->dtype, draw(&seed, exact));
-    clora_pack(m->dtype, 1, &(*values)[i], image + at * size);
+    for (size_t p = 0; p < parts; p++) {
+      float part = part_of((*values)[i], p, parts);
+      clora_pack(m->dtype, 1, &part, image + (at + p * m->rows * step.row) * size);
+    }
   }
   clora_status status = upload(context, image, bytes, &m->mem);
   free(image);
   return status;
+}
+
+static size_t out_parts(const struct clora__problem *p) {
+  return clora__max(p->out_parts, 1);
 }
 
 /* The output before the kernel: values where beta reads them, NaN everywhere else. */
@@ -166,7 +180,7 @@ static clora_status fill_output(struct trial *t, uint32_t seed) {
   size_t size = clora_dtype_size(p->out.dtype), count = p->out.rows * p->out.cols;
   p->out.offset = GUARD;
   p->out.stride = p->out.cols + 5;
-  t->out_bytes = (p->out.rows * p->out.stride + 2 * GUARD) * size;
+  t->out_bytes = (out_parts(p) * p->out.rows * p->out.stride + 2 * GUARD) * size;
   TRY(clora__allocate(2 * t->out_bytes, 1, &t->guarded));
   memset(t->guarded, 0xff, t->out_bytes); /* NaN in every dtype */
   TRY(clora__allocate(count, sizeof *t->before, &t->before));
@@ -211,8 +225,8 @@ static clora_status check_guards(const struct trial *t) {
   size_t size = clora_dtype_size(out->dtype);
   for (size_t at = 0; at < t->out_bytes / size; at++) {
     size_t inside = at - out->offset;
-    bool element =
-        at >= out->offset && inside / out->stride < out->rows && inside % out->stride < out->cols;
+    bool element = at >= out->offset && inside / out->stride < out_parts(&t->problem) * out->rows &&
+                   inside % out->stride < out->cols;
     const unsigned char *before = t->guarded + at * size, *after = before + t->out_bytes;
     CHECK(element || memcmp(before, after, size) == 0, CLORA_NO_VARIANT,
           "wrote outside its output: element %zu of a buffer whose output begins at %zu with "
@@ -249,17 +263,29 @@ static clora_status define(struct trial *t, size_t first, size_t rows) {
   return clora_reference_forward(&reference, t->expected, t->bound);
 }
 
+/* An element of the output after the kernel; parts are added up as their reader does. */
+static float computed(const struct trial *t, size_t row, size_t col) {
+  const clora_matrix *out = &t->problem.out;
+  float sum = 0;
+  for (size_t p = 0; p < out_parts(&t->problem); p++) {
+    float part;
+    size_t at = out->offset + (p * out->rows + row) * out->stride + col;
+    clora_unpack(out->dtype, 1, t->guarded + t->out_bytes + at * clora_dtype_size(out->dtype),
+                 &part);
+    sum += part;
+  }
+  return sum;
+}
+
 /* Compares some rows, from `first` on, with the reference. */
 static clora_status check_rows(struct trial *t, size_t first, size_t rows, double *worst) {
   const struct clora__problem *p = &t->problem;
-  size_t inner = p->in.cols, cols = p->out.cols, size = clora_dtype_size(p->out.dtype);
+  size_t inner = p->in.cols, cols = p->out.cols;
   TRY(define(t, first, rows));
   for (size_t i = 0; i < rows * cols; i++) {
     size_t row = first + i / cols, col = i % cols;
-    float value, exact = clora__dtype_round(p->out.dtype, (float)t->expected[i]);
-    clora_unpack(p->out.dtype, 1,
-                 t->guarded + t->out_bytes + (p->out.offset + row * p->out.stride + col) * size,
-                 &value);
+    float value = computed(t, row, col);
+    float exact = clora__dtype_round(p->out.dtype, (float)t->expected[i]);
     double error =
         t->exact ? (value == exact ? 0 : INFINITY)
                  : clora_reference_error(1, &value, &t->expected[i], &t->bound[i], p->out.dtype);
@@ -284,19 +310,45 @@ static clora_status check_values(struct trial *t, double *worst) {
   return some < rows ? check_rows(t, rows - some, some, worst) : CLORA_OK;
 }
 
+/* The sum of the parts of `in`, dense in a buffer of its own, is what `in` was made of. */
+static clora_status check_sum(struct trial *t) {
+  const clora_matrix *in = &t->problem.in;
+  size_t count = in->rows * in->cols;
+  float *sum;
+  TRY(clora__allocate(count, sizeof *sum, &sum));
+  cl_int code = clEnqueueReadBuffer(t->context->queue, t->problem.in_sum.mem, CL_TRUE, 0,
+                                    count * sizeof *sum, sum, 0, NULL, NULL);
+  bool equal = memcmp(sum, t->in, count * sizeof *sum) == 0;
+  free(sum);
+  CHECK(code == CL_SUCCESS, clora__opencl_status(code), "clEnqueueReadBuffer gave %s",
+        clora__opencl_error(code));
+  CHECK(equal, CLORA_NO_VARIANT, "the sum of %zu parts of a %zu x %zu matrix is wrong",
+        t->problem.in_parts, in->rows, in->cols);
+  return CLORA_OK;
+}
+
+static clora_status fill_sum(struct trial *t) {
+  struct clora__problem *p = &t->problem;
+  if (p->in_parts <= 1) return CLORA_OK;
+  p->in_sum = (clora_matrix){.rows = p->in.rows, .cols = p->in.cols, .dtype = CLORA_F32};
+  return clora__buffer(t->context, p->in.rows * p->in.cols * sizeof(float), &p->in_sum.mem);
+}
+
 static clora_status open_and_check(struct trial *t, const struct clora__plan *plan, uint32_t seed,
                                    cl_mem *scratch, double *worst) {
   struct clora__problem *p = &t->problem;
-  p->in.mem = p->weight.mem = p->out.mem = p->a.mem = NULL;
+  p->in.mem = p->weight.mem = p->out.mem = p->a.mem = p->in_sum.mem = NULL;
   TRY(fill_scale(t));
-  TRY(fill(t->context, &p->in, seed + 1, t->exact, &t->in));
-  TRY(fill(t->context, &p->weight, seed + 2, t->exact, &t->weight));
-  if (clora__is_forward(p)) TRY(fill(t->context, &p->a, seed + 4, t->exact, &t->a));
+  TRY(fill(t->context, &p->in, clora__max(p->in_parts, 1), seed + 1, t->exact, &t->in));
+  TRY(fill(t->context, &p->weight, 1, seed + 2, t->exact, &t->weight));
+  if (clora__is_forward(p)) TRY(fill(t->context, &p->a, 1, seed + 4, t->exact, &t->a));
   TRY(fill_output(t, seed + 3));
+  TRY(fill_sum(t));
   size_t bytes = plan->variant->workspace_bytes ? plan->variant->workspace_bytes(p) : 0;
   if (bytes > 0) TRY(clora__buffer(t->context, bytes, scratch));
   TRY(run_trial(t, plan, (struct clora__scratch){*scratch, 0}));
   TRY(check_guards(t));
+  if (p->in_sum.mem != NULL) TRY(check_sum(t));
   return check_values(t, worst);
 }
 
@@ -316,6 +368,7 @@ static clora_status check_shape(clora_context *context, const struct clora__plan
   release(t.problem.weight.mem);
   release(t.problem.out.mem);
   release(t.problem.a.mem);
+  release(t.problem.in_sum.mem);
   release(shape->scale != NULL ? t.problem.scale : NULL);
   release(scratch);
   free(t.in);
@@ -330,6 +383,16 @@ static clora_status check_shape(clora_context *context, const struct clora__plan
 
 /* ---- the verdict ---- */
 
+/* Half of the trials are in parts, if the variant knows them: exact ones and rounded ones. */
+static void divide(const clora_context *context, const struct clora__variant *variant,
+                   struct clora__problem *shape, uint32_t trial) {
+  bool whole = (trial + 1) / 2 % 2 == 0;
+  shape->out_parts = whole || variant->parts == NULL ? 1 : variant->parts(&context->device, shape);
+  bool divided =
+      !whole && variant->takes_parts && shape->in.dtype == CLORA_F32 && !shape->in.transposed;
+  shape->in_parts = divided ? 2 + trial / 2 % 3 : 1;
+}
+
 /* A brief check is one run of the smallest shape: drivers compile in the first run. */
 static clora_status check_shapes(clora_context *context, const struct clora__plan *plan,
                                  const struct clora__problem *problem, bool brief, double *worst) {
@@ -342,6 +405,7 @@ static clora_status check_shapes(clora_context *context, const struct clora__pla
     struct clora__problem *shape = &shapes[i / 2];
     shape->beta = betas[i % 3];
     if (!serves(context, plan, shape)) shape->beta = 0; /* it takes no beta */
+    divide(context, plan->variant, shape, i);
     TRY(check_shape(context, plan, shape, i, worst, &pace_ns));
     if (brief) return CLORA_OK;
     if (i >= 3 && clora__clock_ns() - start_ns > PATIENCE_NS) break;

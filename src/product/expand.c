@@ -1,8 +1,12 @@
-/* expand: y = beta*y + scale * t B. The table of its variants, and the rules of the CPU variant.
+/* expand: y = beta*y + scale * t B. The table of its variants, and the rules of the CPU and
+ * GPU variants.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/size.h"
 #include "kernels.h"
+#include "product/gpu.h"
 #include "product/product.h"
+
+/* ---- cpu ---- */
 
 /* Above this rank rows of B lie so far apart that a packed panel pays even where B could be read
  * as it is (every row another page and the same L1 set). */
@@ -51,7 +55,67 @@ static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *
                          2 * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
+/* ---- gpu ---- */
+
+/* Few rows: narrow tiles, so that more groups share B. Many: as wide as a kilobyte of f32, so that
+ * y is written in long pieces and t is read seldom; 32 rows, so that B is read from the cache once
+ * for as many rows of y. Ranks up to the step are one step. */
+static const struct clora__gpu_class gpu_classes[] = {
+    {8, 16, (const struct clora__gpu_tile[]){{64, 1, 8, 64, 32}, {0}}},
+    {63, 16, (const struct clora__gpu_tile[]){{128, 1, 16, 64, 32}, {128, 1, 16, 128, 32}, {0}}},
+    {SIZE_MAX, 16,
+     (const struct clora__gpu_tile[]){
+         {256, 1, 32, 64, 16}, {256, 1, 32, 128, 16}, {256, 1, 32, 256, 16}, {0}}},
+};
+
+static const char *gpu_misfit(const clora_device *device, const struct clora__problem *problem) {
+  (void)problem;
+  return clora__gpu_misfit(device);
+}
+
+static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
+                       struct clora__knobs *knobs) {
+  struct clora__gpu_tile tile = clora__gpu_tile(device, SIZE_MAX, gpu_classes, problem);
+  clora__gpu_knobs(&tile, knobs);
+}
+
+static void gpu_choose_least(const clora_device *device, const struct clora__problem *problem,
+                             struct clora__knobs *knobs) {
+  struct clora__gpu_tile tile =
+      clora__gpu_tile(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem);
+  clora__gpu_knobs(&tile, knobs);
+}
+
+static struct clora__grid gpu_grid(unsigned units, const struct clora__problem *problem,
+                                   const struct clora__kernel *kernel) {
+  (void)units;
+  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
+  size_t cols = clora__knob_value(&kernel->knobs, "COLS");
+  size_t rows = clora__knob_value(&kernel->knobs, "ROWS") * 4 * group / cols;
+  return (struct clora__grid){{clora__gpu_groups(problem, rows, cols) * group, 1}, {group, 1}};
+}
+
 static const struct clora__variant *const variants[] = {
+    &(const struct clora__variant){
+        .name = "gpu",
+        .source = clora__source_expand_gpu,
+        .function = "expand_gpu",
+        .misfit = gpu_misfit,
+        .yields = clora__gpu_yields,
+        .choose = gpu_choose,
+        .grid = gpu_grid,
+        .takes_parts = true,
+    },
+    &(const struct clora__variant){
+        .name = "gpu", /* where the driver allows that kernel smaller groups only */
+        .source = clora__source_expand_gpu,
+        .function = "expand_gpu",
+        .misfit = gpu_misfit,
+        .yields = clora__gpu_yields,
+        .choose = gpu_choose_least,
+        .grid = gpu_grid,
+        .takes_parts = true,
+    },
     &(const struct clora__variant){
         .name = "cpu",
         .source = clora__source_expand_cpu,

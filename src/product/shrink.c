@@ -1,14 +1,22 @@
-/* shrink: t = x A. The table of its variants, and the rules of the CPU variant.
+/* shrink: t = x A. The table of its variants, and the rules of the CPU and GPU variants.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/size.h"
 #include "kernels.h"
+#include "product/gpu.h"
 #include "product/product.h"
 
-static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
+/* What no kernel made for shrink computes. */
+static const char *misfit(const struct clora__problem *problem) {
   if (problem->out.dtype != CLORA_F32) return "shrink writes f32 only";
   if (problem->beta != 0) return "shrink takes no beta";
-  if (problem->in.transposed) return "x is transposed";
-  return clora__cpu_misfit(device);
+  return problem->in.transposed ? "x is transposed" : NULL;
+}
+
+/* ---- cpu ---- */
+
+static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
+  const char *reason = misfit(problem);
+  return reason != NULL ? reason : clora__cpu_misfit(device);
 }
 
 /* Above this rank the rows of A that a tile walks lie so far apart that they share L1 sets: of 256
@@ -40,7 +48,111 @@ static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *
       clora__knob_value(&kernel->knobs, "VECTORS") * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
+/* ---- gpu ---- */
+
+#define LANES                                                                        \
+  4 /* these three are also in kernels/shrink_gpu.cl: they are the order of the sums \
+     */
+#define SLICE 512
+#define SLICES 8
+
+/* Few rows: narrow tiles, so that more groups share A, and long steps, because nearly all of the
+ * time is one latency per step. Many: 32 rows or 64, so that A is read from the cache once for as
+ * many values of x, and about 20 KB in flight. */
+static const struct clora__gpu_class gpu_classes[] = {
+    {8, 64,
+     (const struct clora__gpu_tile[]){{64, LANES, 8, 8, 256}, {128, LANES, 8, 16, 256}, {0}}},
+    {SIZE_MAX, 64,
+     (const struct clora__gpu_tile[]){{128, LANES, 64, 8, 64},
+                                      {128, LANES, 32, 16, 128},
+                                      {256, LANES, 32, 32, 64},
+                                      {256, LANES, 32, 64, 64},
+                                      {0}}},
+};
+
+static const char *gpu_misfit(const clora_device *device, const struct clora__problem *problem) {
+  const char *reason = misfit(problem);
+  return reason != NULL ? reason : clora__gpu_misfit(device);
+}
+
+static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
+                       struct clora__knobs *knobs) {
+  struct clora__gpu_tile tile = clora__gpu_tile(device, SIZE_MAX, gpu_classes, problem);
+  clora__gpu_knobs(&tile, knobs);
+}
+
+static void gpu_choose_least(const clora_device *device, const struct clora__problem *problem,
+                             struct clora__knobs *knobs) {
+  struct clora__gpu_tile tile =
+      clora__gpu_tile(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem);
+  clora__gpu_knobs(&tile, knobs);
+}
+
+/* Each slice of k goes to a group of its own where whole sums would give fewer than three groups to
+ * two units: what the reader spends on adding them up is less than what idle units waste. */
+static size_t gpu_parts(const clora_device *device, const struct clora__problem *problem) {
+  struct clora__gpu_tile tile = clora__gpu_tile(device, SIZE_MAX, gpu_classes, problem);
+  size_t groups = clora__gpu_groups(problem, tile.rows, tile.cols);
+  size_t slice = clora__divide_up(problem->in.cols, SLICE * SLICES) * SLICE;
+  bool enough = 2 * groups >= 3 * (size_t)device->compute_units;
+  return enough ? 1 : clora__divide_up(problem->in.cols, slice);
+}
+
+/* Sums of one slice, two and three, and every kind of edge, within the sizes of one tile. */
+static size_t gpu_shapes(const struct clora__problem *problem, struct clora__problem *shapes,
+                         size_t limit) {
+  static const size_t inners[] = {1100, 31, 517, 64, 1, 700};
+  static const size_t few_rows[] = {5, 8, 1, 2, 7, 3}, many_rows[] = {33, 61, 9, 200, 29, 65};
+  const struct clora__gpu_class *few = &gpu_classes[0];
+  bool is_few = problem->out.rows <= few->most_rows;
+  const struct clora__gpu_tile *tile = is_few ? few->tiles : few[1].tiles;
+  while (tile->cols < problem->out.cols && tile[1].group > 0) tile++;
+  size_t most = tile->cols, least = most == 8 ? 1 : most / 2 + 1;
+  if (tile[1].group == 0) most = 2 * tile->cols + 3;
+  const size_t cols[] = {tile->cols, least, most, tile->cols - 1, most, least};
+  size_t count = clora__min(limit, sizeof inners / sizeof *inners);
+  for (size_t i = 0; i < count; i++) {
+    shapes[i] = *problem;
+    shapes[i].in.rows = shapes[i].out.rows = is_few ? few_rows[i] : many_rows[i];
+    shapes[i].in.cols = shapes[i].weight.rows = inners[i];
+    shapes[i].weight.cols = shapes[i].out.cols = cols[i];
+  }
+  return count;
+}
+
+static struct clora__grid gpu_grid(unsigned units, const struct clora__problem *problem,
+                                   const struct clora__kernel *kernel) {
+  (void)units;
+  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
+  size_t cols = clora__knob_value(&kernel->knobs, "COLS");
+  size_t rows = clora__knob_value(&kernel->knobs, "ROWS") * 4 * group / (LANES * cols);
+  size_t groups = clora__gpu_groups(problem, rows, cols);
+  return (struct clora__grid){{groups * group, clora__max(problem->out_parts, 1)}, {group, 1}};
+}
+
 static const struct clora__variant *const variants[] = {
+    &(const struct clora__variant){
+        .name = "gpu",
+        .source = clora__source_shrink_gpu,
+        .function = "shrink_gpu",
+        .misfit = gpu_misfit,
+        .yields = clora__gpu_yields,
+        .choose = gpu_choose,
+        .shapes = gpu_shapes,
+        .grid = gpu_grid,
+        .parts = gpu_parts,
+    },
+    &(const struct clora__variant){
+        .name = "gpu", /* where the driver allows that kernel smaller groups only */
+        .source = clora__source_shrink_gpu,
+        .function = "shrink_gpu",
+        .misfit = gpu_misfit,
+        .yields = clora__gpu_yields,
+        .choose = gpu_choose_least,
+        .shapes = gpu_shapes,
+        .grid = gpu_grid,
+        .parts = gpu_parts,
+    },
     &(const struct clora__variant){
         .name = "cpu",
         .source = clora__source_shrink_cpu,

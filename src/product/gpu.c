@@ -1,0 +1,81 @@
+/* What the `gpu` variants share: when they apply, and how a tile is chosen and fits the device.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "product/gpu.h"
+
+#include "base/size.h"
+
+/* The smallest tiles need 5.2 KB. */
+#define LEAST_LOCAL_BYTES 8192
+
+/* Rows of one work-item, each with 4 sums in registers. */
+#define MOST_ROWS 8
+
+/* Units of 16 bytes that a work-item holds of the next step, 4 registers each. With more than 8,
+ * compilers spill: clang 15 for gfx1100 at 9 of them beside 4 x 4 sums. */
+#define MOST_UNITS 8
+
+const char *clora__gpu_misfit(const clora_device *device) {
+  if (device->group_size < CLORA__GPU_LEAST_GROUP) return "the device allows no groups of 64";
+  return device->local_bytes < LEAST_LOCAL_BYTES ? "the device has below 8 KB of local memory"
+                                                 : NULL;
+}
+
+const char *clora__gpu_yields(const clora_device *device, const struct clora__problem *problem) {
+  (void)problem;
+  return (device->type & CL_DEVICE_TYPE_CPU) != 0 ? "the device is a CPU" : NULL;
+}
+
+/* Rows of a work-item; 0 when the tile is too small for its group. */
+static unsigned item_rows(const struct clora__gpu_tile *tile) {
+  return tile->rows * tile->cols * tile->layers / (4 * tile->group);
+}
+
+static size_t local_bytes(const struct clora__gpu_tile *tile) {
+  return 4 * (size_t)(tile->rows * (tile->step + 4) + tile->step * (tile->cols + 4));
+}
+
+static size_t item_units(const struct clora__gpu_tile *tile, const struct clora__problem *problem) {
+  size_t in = tile->rows * tile->step * clora_dtype_size(problem->in.dtype);
+  size_t weight = tile->step * tile->cols * clora_dtype_size(problem->weight.dtype);
+  return clora__divide_up(in + weight, 16 * (size_t)tile->group);
+}
+
+/* Halves what costs least: the step, then the rows that share a column, then the columns. */
+static void shrink_tile(struct clora__gpu_tile *tile, unsigned least_step) {
+  if (tile->step > least_step) {
+    tile->step /= 2;
+  } else if (tile->rows > 8) {
+    tile->rows /= 2;
+  } else {
+    tile->cols /= 2;
+  }
+}
+
+struct clora__gpu_tile clora__gpu_tile(const clora_device *device, size_t group_limit,
+                                       const struct clora__gpu_class *classes,
+                                       const struct clora__problem *problem) {
+  while (problem->out.rows > classes->most_rows) classes++;
+  const struct clora__gpu_tile *best = classes->tiles;
+  while (best->cols < problem->out.cols && best[1].group > 0) best++;
+  struct clora__gpu_tile tile = *best;
+  size_t limit = clora__min(group_limit, device->group_size);
+  while (tile.group > limit) tile.group /= 2;
+  while (item_rows(&tile) > MOST_ROWS) shrink_tile(&tile, tile.step);
+  while (item_units(&tile, problem) > MOST_UNITS) shrink_tile(&tile, classes->least_step);
+  /* A quarter is left to the driver, which keeps arguments there, and to a second group. */
+  while (local_bytes(&tile) > device->local_bytes / 4 * 3) shrink_tile(&tile, classes->least_step);
+  while (item_rows(&tile) == 0) tile.group /= 2;
+  return tile;
+}
+
+void clora__gpu_knobs(const struct clora__gpu_tile *tile, struct clora__knobs *knobs) {
+  clora__knob(knobs, "GROUP", tile->group);
+  clora__free_knob(knobs, "ROWS", item_rows(tile));
+  clora__knob(knobs, "COLS", tile->cols);
+  clora__free_knob(knobs, "STEP", tile->step);
+}
+
+size_t clora__gpu_groups(const struct clora__problem *problem, size_t tile_rows, size_t tile_cols) {
+  return clora__divide_up(problem->out.rows, tile_rows) *
+         clora__divide_up(problem->out.cols, tile_cols);
+}

@@ -1,0 +1,248 @@
+/* The gpu variants at the group sizes and memories of devices that are not here: their rules on
+ * invented devices, their results under the limits of such devices, and that no limit changes a
+ * bit. SPDX-License-Identifier: Apache-2.0 */
+#include "device_test.h"
+#include "product/product.h"
+
+static const size_t groups[] = {64, 128, 256, 1024};
+static const uint64_t memories[] = {8192, 16384, 32768, 49152, 65536};
+static const size_t row_counts[] = {1, 3, 8, 9, 32, 63, 64, 200, 8192};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static struct clora__problem make_problem(size_t rows, size_t inner, size_t cols) {
+  return (struct clora__problem){.in = {.rows = rows, .cols = inner},
+                                 .weight = {.rows = inner, .cols = cols},
+                                 .out = {.rows = rows, .cols = cols}};
+}
+
+static bool is_gpu(const struct clora__variant *row) {
+  return row != NULL && strcmp(row->name, "gpu") == 0;
+}
+
+/* The knobs make a kernel that the device can run. */
+static void check_knobs(const clora_device *device, const struct clora__variant *row,
+                        const struct clora__problem *p, unsigned layers) {
+  ck_assert_ptr_null(row->misfit(device, p));
+  struct clora__knobs knobs = clora__variant_knobs(device, row, p);
+  unsigned group = clora__knob_value(&knobs, "GROUP"), rows = clora__knob_value(&knobs, "ROWS");
+  unsigned cols = clora__knob_value(&knobs, "COLS"), step = clora__knob_value(&knobs, "STEP");
+  unsigned tile_rows = rows * 4 * group / (layers * cols);
+  ck_assert_msg(group >= 64 && group <= device->group_size && group % 64 == 0, "group %u", group);
+  ck_assert_msg(rows == 1 || rows == 2 || rows == 4 || rows == 8, "rows %u", rows);
+  ck_assert_msg(cols % 8 == 0 && cols * layers <= 4 * group, "cols %u, group %u", cols, group);
+  ck_assert_msg(step % 16 == 0 && 512 % step == 0 && tile_rows >= 8, "step %u, tile rows %u", step,
+                tile_rows);
+  size_t bytes = 4 * (size_t)(tile_rows * (step + 4) + step * (cols + 4));
+  ck_assert_msg(bytes <= device->local_bytes, "%zu bytes of %zu", bytes,
+                (size_t)device->local_bytes);
+}
+
+START_TEST(every_device_gets_a_plan) {
+  for (size_t g = 0; g < COUNT(groups); g++) {
+    for (size_t m = 0; m < COUNT(memories); m++) {
+      clora_device device = {.type = CL_DEVICE_TYPE_GPU,
+                             .group_size = groups[g],
+                             .local_bytes = memories[m],
+                             .compute_units = 20};
+      for (size_t i = 0; i < COUNT(row_counts); i++) {
+        for (size_t r = 1; r <= 512; r++) {
+          struct clora__problem shrink = make_problem(row_counts[i], 4096, r);
+          struct clora__problem expand = make_problem(row_counts[i], r, 1 + 9 * r);
+          for (size_t v = 0; is_gpu(clora__shrink.variants[v]); v++) {
+            check_knobs(&device, clora__shrink.variants[v], &shrink, 4);
+          }
+          for (size_t v = 0; is_gpu(clora__expand.variants[v]); v++) {
+            check_knobs(&device, clora__expand.variants[v], &expand, 1);
+          }
+        }
+      }
+    }
+  }
+}
+END_TEST
+
+START_TEST(devices_without_local_memory_are_told_apart) {
+  clora_device device = {.type = CL_DEVICE_TYPE_GPU, .group_size = 256, .local_bytes = 4096};
+  struct clora__problem p = make_problem(1, 1, 1);
+  const struct clora__variant *row = clora__expand.variants[0];
+  ck_assert_ptr_nonnull(strstr(row->misfit(&device, &p), "local memory"));
+  device.local_bytes = 65536;
+  ck_assert_ptr_null(row->misfit(&device, &p));
+  ck_assert_ptr_null(row->yields(&device, &p));
+  device.type = CL_DEVICE_TYPE_CPU;
+  ck_assert_ptr_nonnull(strstr(row->yields(&device, &p), "CPU"));
+  device.group_size = 1;
+  ck_assert_ptr_nonnull(strstr(row->misfit(&device, &p), "groups of 64"));
+}
+END_TEST
+
+START_TEST(few_groups_split_the_long_dimension) {
+  clora_device device = {
+      .type = CL_DEVICE_TYPE_GPU, .group_size = 256, .local_bytes = 49152, .compute_units = 132};
+  const struct clora__variant *row = clora__shrink.variants[0];
+  static const struct {
+    size_t rows, inner, parts;
+  } cases[] = {{1, 512, 1},     {1, 513, 2},     {1, 4096, 8},      {1, 4097, 5},  {64, 14336, 7},
+               {1024, 4096, 8}, {8192, 4096, 1}, {65536, 14336, 1}, {8192, 300, 1}};
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    struct clora__problem p = make_problem(cases[i].rows, cases[i].inner, 16);
+    ck_assert_uint_eq(row->parts(&device, &p), cases[i].parts);
+  }
+}
+END_TEST
+
+/* ---- on the device, as if it were another ---- */
+
+struct limits {
+  size_t group_size;
+  uint64_t local_bytes;
+  unsigned compute_units; /* 0: shrink is never split, many: whenever k has several slices */
+};
+
+static const struct limits all_limits[] = {{256, 65536, 0},    {256, 49152, 1000}, {128, 65536, 0},
+                                           {128, 32768, 1000}, {64, 65536, 1000},  {64, 16384, 0},
+                                           {256, 8192, 1000}};
+
+static clora_context *limited_context(const struct limits *limits) {
+  clora_context *context;
+  ck_ok(clora_context_create(
+      &(clora_context_options){
+          .selector = getenv("CLORA_TEST_DEVICE"), .variant = "gpu", .log = remember_warning},
+      &context));
+  clora_device *device = &context->device;
+  if (limits->group_size < device->group_size) device->group_size = limits->group_size;
+  if (limits->local_bytes < device->local_bytes) device->local_bytes = limits->local_bytes;
+  device->compute_units = limits->compute_units;
+  return context;
+}
+
+/* How many of the limits a run has time for; a simulator is slow. */
+static size_t limit_count(void) {
+  return suite_size() == TINY ? 2 : COUNT(all_limits);
+}
+
+START_TEST(every_group_size_is_right) {
+  static const struct forward_case cases[] = {
+      {.rows = 1, .d_in = 1030, .r = 5, .d_out = 70, .wants_t = true, .own_scratch = true},
+      {.rows = 35,
+       .d_in = 600,
+       .r = 33,
+       .d_out = 300,
+       .beta = 0.5f,
+       .x = {CLORA_BF16, 1, 0, false},
+       .y = {CLORA_BF16, 0, 3, false},
+       .a = {CLORA_F16, 0, 0, true},
+       .b = {CLORA_F16, 0, 0, true}},
+      {.rows = 70,
+       .d_in = 1536,
+       .r = 16,
+       .d_out = 128,
+       .beta = 1,
+       .x = {CLORA_F16, 0, 0, false},
+       .y = {CLORA_F16, 0, 0, false},
+       .a = {CLORA_BF16, 0, 0, false},
+       .b = {CLORA_BF16, 0, 0, false},
+       .wants_t = true,
+       .own_scratch = true,
+       .unordered = true},
+      {.rows = 9, .d_in = 128, .r = 130, .d_out = 65, .wants_t = true},
+  };
+  size_t count = suite_size() == TINY ? 1 : COUNT(cases);
+  for (size_t l = 0; l < limit_count(); l++) {
+    struct tally tally = {0};
+    clora_context *context = limited_context(&all_limits[l]);
+    for (size_t i = 0; i < count; i++) tally_add(&tally, check_forward(context, &cases[i], i));
+    char name[64];
+    snprintf(name, sizeof name, "gpu in groups of %zu, %zu bytes", all_limits[l].group_size,
+             (size_t)all_limits[l].local_bytes);
+    tally_report("forward", name, &tally);
+    clora_context_destroy(context);
+  }
+}
+END_TEST
+
+/* Three slices of k, the last one short. */
+#define D_IN 1040
+#define R 21
+#define D_OUT 131
+
+/* Rows [0, rows) of one fixed problem: y [rows, D_OUT] followed by t [rows, R]. */
+static float *compute(clora_context *context, size_t rows) {
+  struct layout f32 = {CLORA_F32, 0, 0, false};
+  float *x = random_values(rows * D_IN, CLORA_F32, 1), *a = random_values(D_IN * R, CLORA_F32, 2);
+  float *b = random_values(R * D_OUT, CLORA_F32, 3);
+  clora_layer *layer;
+  ck_ok(clora_layer_create(
+      context,
+      &(clora_layer_options){.dim = D_IN, .dim_out = D_OUT, .r = R, .a_values = a, .b_values = b},
+      &layer));
+  struct guarded x_buffer = guarded_create(context, rows, D_IN, f32, x);
+  struct guarded y_buffer = guarded_create(context, rows, D_OUT, f32, NULL);
+  struct guarded t_buffer = guarded_create(context, rows, R, f32, NULL);
+  clora_forward_options options = {.t = &t_buffer.matrix};
+  size_t bytes;
+  ck_ok(clora_forward_workspace(layer, &x_buffer.matrix, &y_buffer.matrix, &options, &bytes));
+  /* Filled by the host: Oclgrind takes what kernels write to other buffers for uninitialised. */
+  struct guarded scratch = guarded_create(context, 1, bytes / 4 + 64, f32, NULL);
+  options.scratch = scratch.matrix.mem;
+  cl_command_queue queue = ordered_queue(context);
+  cl_event done = NULL;
+  clora_status status = clora_enqueue_forward(queue, layer, &x_buffer.matrix, &y_buffer.matrix,
+                                              &options, 0, NULL, &done);
+  bool may_refuse = getenv("CLORA_TEST_MAY_REFUSE") != NULL && status == CLORA_NO_VARIANT;
+  ck_assert_msg(status == CLORA_OK || may_refuse, "%s", clora_error());
+  float *result = NULL;
+  if (status == CLORA_OK) {
+    ck_ok(clora__wait_and_release(done));
+    float *y = guarded_read(context, &y_buffer), *t = guarded_read(context, &t_buffer);
+    result = malloc(rows * (D_OUT + R) * sizeof *result);
+    memcpy(result, y, rows * D_OUT * sizeof *y);
+    memcpy(result + rows * D_OUT, t, rows * R * sizeof *t);
+    free(y);
+    free(t);
+  }
+  clReleaseCommandQueue(queue);
+  clora_layer_destroy(layer);
+  struct guarded *buffers[] = {&x_buffer, &y_buffer, &t_buffer, &scratch};
+  for (size_t i = 0; i < 4; i++) guarded_free(buffers[i]);
+  free(x);
+  free(a);
+  free(b);
+  return result;
+}
+
+/* Contract 6: a row's bits depend on nothing but the row and the layer. */
+START_TEST(bits_depend_on_neither_rows_nor_split_nor_knobs) {
+  static const size_t counts[] = {40, 1, 8, 33};
+  size_t count = suite_size() == TINY ? 2 : COUNT(counts);
+  float *expected = NULL;
+  for (size_t l = 0; l < limit_count(); l++) {
+    clora_context *context = limited_context(&all_limits[l]);
+    for (size_t c = 0; c < count; c++) {
+      size_t rows = counts[c];
+      float *values = compute(context, rows);
+      if (values != NULL && expected != NULL) {
+        bool equal = memcmp(values, expected, rows * D_OUT * sizeof *values) == 0 &&
+                     memcmp(values + rows * D_OUT, expected + counts[0] * D_OUT,
+                            rows * R * sizeof *values) == 0;
+        ck_assert_msg(equal, "%zu rows in groups of %zu, %zu bytes, %u units differ", rows,
+                      all_limits[l].group_size, (size_t)all_limits[l].local_bytes,
+                      all_limits[l].compute_units);
+      }
+      if (expected == NULL && c == 0) {
+        expected = values;
+      } else {
+        free(values);
+      }
+    }
+    clora_context_destroy(context);
+  }
+  if (expected == NULL) printf("skipped: the gate refused the kernels\n");
+  free(expected);
+}
+END_TEST
+
+DEVICE_TEST_MAIN("gpu", every_device_gets_a_plan, devices_without_local_memory_are_told_apart,
+                 few_groups_split_the_long_dimension, every_group_size_is_right,
+                 bits_depend_on_neither_rows_nor_split_nor_knobs)
