@@ -1,5 +1,6 @@
 /* forward: y = beta*y + scale * (x A) B, in one launch where a variant does that, else as shrink
- * and then expand. SPDX-License-Identifier: Apache-2.0 */
+ * and then expand.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <string.h>
 
@@ -43,7 +44,7 @@ static clora_status check_shapes(const clora_layer *layer, const clora_matrix *x
 }
 
 /* Bytes of t in scratch, in parts or whole. */
-static clora_status size_t_scratch(const clora_forward_options *o, struct forward *f) {
+static clora_status measure_t(const clora_forward_options *o, struct forward *f) {
   size_t rows = f->shrink.out.rows, r = f->shrink.out.cols, elements, bytes;
   bool fits =
       clora__multiply(rows, r, &elements) && clora__multiply(elements, f->parts, &elements) &&
@@ -77,7 +78,7 @@ static clora_status describe(const clora_layer *layer, const clora_matrix *x, co
   f->whole.a = layer->a;
   if (x->rows == 0) return CLORA_OK;
   f->parts = clora__plan_parts(f->context, &clora__shrink, &f->shrink);
-  TRY(size_t_scratch(o, f));
+  TRY(measure_t(o, f));
   f->workspace_bytes =
       f->t_bytes + clora__max(clora__plan_workspace_bytes(f->context, &clora__shrink, &f->shrink),
                               clora__plan_workspace_bytes(f->context, &clora__expand, &f->expand));
