@@ -426,22 +426,63 @@ CLORA_API void clora_array_free(clora_array *array);
 
 /* ---- 8 adapters ------------------------------------------------------------------------------
  *
- * An adapter is what an adapter file holds: named layers, on the host. It is a PEFT folder with
- * adapter_config.json and adapter_model.safetensors. */
+ * An adapter is what an adapter file holds: named layers, on the host, and whatever else stood in
+ * the file. The formats:
+ *   peft   a folder with adapter_config.json and adapter_model.safetensors
+ *   kohya  one .safetensors file with lora_down, lora_up and alpha for every module
+ *   gguf   one .gguf file, llama.cpp's
+ *   npy    one layer: A [d_in, r] in NAME.A.npy and B [r, d_out] in NAME.B.npy, unscaled
+ * Names of layers are kept as the file spells them; clora_adapter_rename() translates them. */
 
 typedef struct clora_adapter clora_adapter;
+
+typedef enum clora_layer_kind {
+  CLORA_LINEAR,
+  CLORA_EMBEDDING, /* x is ids, and d_in how many there are: t is the rows of A that they name */
+  CLORA_POINTWISE  /* a 1x1 convolution: a linear layer whose rows are pixels */
+} clora_layer_kind;
 
 typedef struct clora_adapter_layer {
   const char *name; /* the module, "encoder.layer.0.attention.self.query"; owned by the adapter */
   size_t d_in, d_out, r;
-  clora_dtype dtype;
+  clora_dtype dtype; /* holds the values of both A and B exactly */
   clora_scale_mode mode;
   double alpha, scale; /* an alpha of 0 is 0 here, not left out */
+  clora_layer_kind kind;
+  clora_dtype a_dtype, b_dtype; /* as stored in the file */
+  bool has_bias;                /* B has a bias [d_out]: y += scale * bias (PEFT's lora_bias) */
+  bool has_magnitude;           /* DoRA: see clora_adapter_dora() */
+  bool base_transposed; /* the base keeps this W as [d_in, d_out], not PyTorch's [d_out, d_in] */
 } clora_adapter_layer;
 
+/* A tensor that belongs to no layer: one of the base that was trained whole (modules_to_save, the
+ * biases of "bias": "all"). It is carried along to files of the same format, byte for byte. */
+typedef struct clora_adapter_tensor {
+  const char *name;  /* the base's tensor that it replaces: "score.weight"; owned by the adapter */
+  const char *dtype; /* as safetensors spells it: "F32" */
+  size_t rank, shape[8];
+  size_t bytes;
+} clora_adapter_tensor;
+
+typedef struct clora_load_options {
+  const char *name;  /* which adapter, where several lie in one file or in folders of their names */
+  bool changed_base; /* take adapters that are right only over a base that their training changed
+                        (PiSSA, OLoRA and others); without it they are refused */
+} clora_load_options;
+
+typedef struct clora_save_options {
+  const char *format;       /* "peft", "kohya", "gguf", "npy"; NULL: by the path's ending */
+  const char *architecture; /* gguf: the base's general.architecture; NULL: "llama" */
+  bool q8_0;                /* gguf: 8 bits where rows are a multiple of 32, else f16 */
+  bool fold;                /* gguf has one alpha for all layers: let what is left of a scale be
+                               multiplied into B, rounded; without it that is an error */
+} clora_save_options;
+
 /* Loads and checks the whole adapter; anything odd is an error that names the tensor. *adapter is
- * NULL after a failure. */
+ * NULL after a failure. clora_adapter_load() has no options. */
 CLORA_API clora_status clora_adapter_load(const char *path, clora_adapter **adapter);
+CLORA_API clora_status clora_adapter_load_with(const char *path, const clora_load_options *options,
+                                               clora_adapter **adapter);
 
 /* An empty adapter. */
 CLORA_API clora_status clora_adapter_create(clora_adapter **adapter);
@@ -454,9 +495,13 @@ CLORA_API clora_status clora_adapter_add(clora_adapter *adapter, const char *nam
 CLORA_API clora_status clora_adapter_add_new(clora_adapter *adapter, const char *name,
                                              const clora_layer_options *options);
 
-/* Writes the adapter as a PEFT folder. Both files are complete on disk before either takes its
- * place; a failure between the two renames leaves one new and one old file, each complete. */
+/* Writes the adapter: as .gguf, .safetensors (kohya) or .npy by the path's ending, else as a PEFT
+ * folder. Every file is complete on disk before it takes its place; where a format has two, a
+ * failure between the two renames leaves one new and one old file, each complete. What the format
+ * cannot hold is refused by name. */
 CLORA_API clora_status clora_adapter_save(const clora_adapter *adapter, const char *path);
+CLORA_API clora_status clora_adapter_save_with(const clora_adapter *adapter, const char *path,
+                                               const clora_save_options *options);
 
 CLORA_API void clora_adapter_destroy(clora_adapter *adapter);
 
@@ -464,16 +509,43 @@ CLORA_API size_t clora_adapter_count(const clora_adapter *adapter);
 CLORA_API clora_status clora_adapter_describe(const clora_adapter *adapter, size_t index,
                                               clora_adapter_layer *layer);
 
+/* The tensors that are carried along. */
+CLORA_API size_t clora_adapter_tensor_count(const clora_adapter *adapter);
+CLORA_API clora_status clora_adapter_describe_tensor(const clora_adapter *adapter, size_t index,
+                                                     clora_adapter_tensor *tensor);
+
+/* "pissa", "olora": the initialisation that changed the base, over which alone the adapter is
+ * right; NULL when none did. */
+CLORA_API const char *clora_adapter_changed_base(const clora_adapter *adapter);
+
 /* The layer with this full name, or the only one whose name contains it; NULL: the only layer.
  * Otherwise an error that names the candidates. */
 CLORA_API clora_status clora_adapter_find(const clora_adapter *adapter, const char *name,
                                           size_t *index);
 
-/* Dense f32 values of A [d_in, r] and B [r, d_out]; either may be NULL. */
+/* Dense f32 values of A [d_in, r] and B [r, d_out]; either may be NULL. Of B's bias and of DoRA's
+ * magnitude, [d_out] each: CLORA_INVALID_ARGUMENT where the layer has none. */
 CLORA_API clora_status clora_adapter_read(const clora_adapter *adapter, size_t index, float *a,
                                           float *b);
+CLORA_API clora_status clora_adapter_read_bias(const clora_adapter *adapter, size_t index,
+                                               float *bias);
+CLORA_API clora_status clora_adapter_read_magnitude(const clora_adapter *adapter, size_t index,
+                                                    float *magnitude);
 
-/* Puts a layer on a device, stored as dtype. Refuses values that the dtype would make infinite. */
+/* What DoRA multiplies each output by, over the base's w [d_in, d_out], dense:
+ *
+ *   factors[o] = magnitude[o] / |column o of w + scale A B|
+ *   y[i,o]     = factors[o] * (sum over k of x[i,k] w[k,o] + scale * sum over j of t[i,j] B[j,o])
+ *
+ * and then the base's bias, unscaled (arXiv 2402.09353, as PEFT computes it). The norms come from
+ * |w|^2 + 2 scale (w^T A) B + scale^2 B^T (A^T A) B in f64: no d_in x d_out product is formed.
+ * Without a magnitude the factors are 1. CLORA_INVALID_ARGUMENT for a column of norm 0. */
+CLORA_API clora_status clora_adapter_dora(const clora_adapter *adapter, size_t index,
+                                          const float *w, double *factors);
+
+/* Puts a layer on a device, stored as dtype: A, B and the scale. Refuses values that the dtype
+ * would make infinite; and with CLORA_UNSUPPORTED layers that are more than that: embeddings,
+ * and those with a bias or a magnitude. */
 CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
                                                   clora_context *context, clora_dtype dtype,
                                                   clora_layer **layer);

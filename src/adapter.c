@@ -9,18 +9,19 @@
 #include "base/dtype.h"
 #include "base/os.h"
 #include "base/status.h"
+#include "file/dora.h"
 #include "file/format.h"
 #include "file/json.h"
 #include "op/layer.h"
 
 struct clora_adapter {
-  struct clora__host_layers layers;
+  struct clora__host_adapter host;
 };
 
 static clora_status check_index(const clora_adapter *adapter, size_t index) {
   CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");
-  CHECK(index < adapter->layers.count, CLORA_INVALID_ARGUMENT,
-        "index is %zu, the adapter has %zu layers", index, adapter->layers.count);
+  CHECK(index < adapter->host.count, CLORA_INVALID_ARGUMENT,
+        "index is %zu, the adapter has %zu layers", index, adapter->host.count);
   return CLORA_OK;
 }
 
@@ -31,16 +32,17 @@ clora_status clora_adapter_create(clora_adapter **adapter) {
 
 void clora_adapter_destroy(clora_adapter *adapter) {
   if (adapter == NULL) return;
-  clora__host_layers_free(&adapter->layers);
+  clora__host_free(&adapter->host);
   free(adapter);
 }
 
-clora_status clora_adapter_load(const char *path, clora_adapter **adapter) {
+clora_status clora_adapter_load_with(const char *path, const clora_load_options *options,
+                                     clora_adapter **adapter) {
   CHECK(path != NULL && adapter != NULL, CLORA_INVALID_ARGUMENT, "path or adapter is NULL");
   clora_adapter *loaded;
   *adapter = NULL;
   TRY(clora_adapter_create(&loaded));
-  clora_status status = clora__format_load(path, &loaded->layers);
+  clora_status status = clora__format_load(path, options, &loaded->host);
   if (status != CLORA_OK) {
     clora_adapter_destroy(loaded);
     return status;
@@ -49,20 +51,46 @@ clora_status clora_adapter_load(const char *path, clora_adapter **adapter) {
   return CLORA_OK;
 }
 
-clora_status clora_adapter_save(const clora_adapter *adapter, const char *path) {
+clora_status clora_adapter_load(const char *path, clora_adapter **adapter) {
+  return clora_adapter_load_with(path, NULL, adapter);
+}
+
+clora_status clora_adapter_save_with(const clora_adapter *adapter, const char *path,
+                                     const clora_save_options *options) {
   CHECK(adapter != NULL && path != NULL, CLORA_INVALID_ARGUMENT, "adapter or path is NULL");
-  return clora__format_save(path, &adapter->layers);
+  return clora__format_save(path, options, &adapter->host);
+}
+
+clora_status clora_adapter_save(const clora_adapter *adapter, const char *path) {
+  return clora_adapter_save_with(adapter, path, NULL);
+}
+
+const char *clora_adapter_changed_base(const clora_adapter *adapter) {
+  return adapter != NULL ? adapter->host.changed_base : NULL;
+}
+
+size_t clora_adapter_tensor_count(const clora_adapter *adapter) {
+  return adapter != NULL ? adapter->host.tensor_count : 0;
+}
+
+clora_status clora_adapter_describe_tensor(const clora_adapter *adapter, size_t index,
+                                           clora_adapter_tensor *tensor) {
+  CHECK(adapter != NULL && tensor != NULL, CLORA_INVALID_ARGUMENT, "adapter or tensor is NULL");
+  CHECK(index < adapter->host.tensor_count, CLORA_INVALID_ARGUMENT,
+        "index is %zu, the adapter carries %zu tensors", index, adapter->host.tensor_count);
+  *tensor = adapter->host.tensors[index].about;
+  return CLORA_OK;
 }
 
 size_t clora_adapter_count(const clora_adapter *adapter) {
-  return adapter != NULL ? adapter->layers.count : 0;
+  return adapter != NULL ? adapter->host.count : 0;
 }
 
 clora_status clora_adapter_describe(const clora_adapter *adapter, size_t index,
                                     clora_adapter_layer *layer) {
   CHECK(layer != NULL, CLORA_INVALID_ARGUMENT, "layer is NULL");
   TRY(check_index(adapter, index));
-  *layer = adapter->layers.items[index].about;
+  *layer = adapter->host.items[index].about;
   return CLORA_OK;
 }
 
@@ -70,8 +98,8 @@ clora_status clora_adapter_describe(const clora_adapter *adapter, size_t index,
 static size_t list_names(const clora_adapter *adapter, const char *text, char *names, size_t size) {
   size_t used = 0, count = 0, listed = 0;
   names[0] = '\0';
-  for (size_t n = 0; n < adapter->layers.count; n++) {
-    const char *name = adapter->layers.items[n].about.name;
+  for (size_t n = 0; n < adapter->host.count; n++) {
+    const char *name = adapter->host.items[n].about.name;
     if (strstr(name, text) == NULL) continue;
     count++;
     if (used + 300 > size) continue; /* no room for another quoted name and the end */
@@ -84,8 +112,8 @@ static size_t list_names(const clora_adapter *adapter, const char *text, char *n
 
 /* The first layer with the text as its name, or in it; *index stays when there is none. */
 static bool find_layer(const clora_adapter *adapter, const char *text, bool whole, size_t *index) {
-  for (size_t n = 0; n < adapter->layers.count; n++) {
-    const char *name = adapter->layers.items[n].about.name;
+  for (size_t n = 0; n < adapter->host.count; n++) {
+    const char *name = adapter->host.items[n].about.name;
     bool fits = whole ? strcmp(name, text) == 0 : strstr(name, text) != NULL;
     if (!fits) continue;
     *index = n;
@@ -105,16 +133,51 @@ clora_status clora_adapter_find(const clora_adapter *adapter, const char *name, 
         "%zu layers have \"%s\" in their names: %s", count, QUOTE(part), names);
   list_names(adapter, "", names, sizeof names);
   FAIL(CLORA_INVALID_ARGUMENT, "\"%s\" is none of the adapter's %zu layers: %s", QUOTE(part),
-       adapter->layers.count, names);
+       adapter->host.count, names);
 }
 
 clora_status clora_adapter_read(const clora_adapter *adapter, size_t index, float *a, float *b) {
   TRY(check_index(adapter, index));
-  const struct clora__host_layer *item = &adapter->layers.items[index];
+  const struct clora__host_layer *item = &adapter->host.items[index];
   const clora_adapter_layer *about = &item->about;
   if (a != NULL) memcpy(a, item->a, about->d_in * about->r * sizeof *a);
   if (b != NULL) memcpy(b, item->b, about->r * about->d_out * sizeof *b);
   return CLORA_OK;
+}
+
+static clora_status read_extra(const clora_adapter *adapter, size_t index, const char *what,
+                               const float *values, float *copy) {
+  const clora_adapter_layer *about = &adapter->host.items[index].about;
+  CHECK(values != NULL && copy != NULL, CLORA_INVALID_ARGUMENT, "layer \"%s\" has no %s",
+        QUOTE(about->name), what);
+  memcpy(copy, values, about->d_out * sizeof *copy);
+  return CLORA_OK;
+}
+
+clora_status clora_adapter_read_bias(const clora_adapter *adapter, size_t index, float *bias) {
+  TRY(check_index(adapter, index));
+  return read_extra(adapter, index, "bias of B", adapter->host.items[index].bias, bias);
+}
+
+clora_status clora_adapter_read_magnitude(const clora_adapter *adapter, size_t index,
+                                          float *magnitude) {
+  TRY(check_index(adapter, index));
+  return read_extra(adapter, index, "magnitude", adapter->host.items[index].magnitude, magnitude);
+}
+
+clora_status clora_adapter_dora(const clora_adapter *adapter, size_t index, const float *w,
+                                double *factors) {
+  TRY(check_index(adapter, index));
+  CHECK(w != NULL && factors != NULL, CLORA_INVALID_ARGUMENT, "w or factors is NULL");
+  const struct clora__host_layer *layer = &adapter->host.items[index];
+  struct clora__dora dora;
+  TRY(clora__dora_open(layer, &dora));
+  for (size_t k = 0; k < layer->about.d_in; k++) {
+    clora__dora_row(&dora, k, w + k * layer->about.d_out);
+  }
+  clora_status status = clora__dora_factors(&dora, factors);
+  clora__dora_close(&dora);
+  return status;
 }
 
 /* Values of this magnitude would be stored as infinity. */
@@ -135,11 +198,23 @@ static clora_status check_values(const struct clora__host_layer *layer, clora_dt
   return check_range(about->name, dtype, about->r * about->d_out, layer->b);
 }
 
+/* What a layer on a device computes is all that this one is. */
+static clora_status check_plain(const clora_adapter_layer *about) {
+  CHECK(about->kind != CLORA_EMBEDDING, CLORA_UNSUPPORTED,
+        "layer \"%s\" is an embedding, whose input is ids", QUOTE(about->name));
+  CHECK(!about->has_magnitude, CLORA_UNSUPPORTED,
+        "layer \"%s\" has a magnitude (DoRA), which rescales the base's output too",
+        QUOTE(about->name));
+  CHECK(!about->has_bias, CLORA_UNSUPPORTED, "layer \"%s\" has a bias of B", QUOTE(about->name));
+  return CLORA_OK;
+}
+
 clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
                                         clora_context *context, clora_dtype dtype,
                                         clora_layer **layer) {
   TRY(check_index(adapter, index));
-  const struct clora__host_layer *item = &adapter->layers.items[index];
+  const struct clora__host_layer *item = &adapter->host.items[index];
+  TRY(check_plain(&item->about));
   CHECK(clora_dtype_size(dtype) > 0, CLORA_INVALID_ARGUMENT, "unknown dtype %d", (int)dtype);
   TRY(check_values(item, dtype));
   const clora_adapter_layer *about = &item->about;
@@ -177,14 +252,16 @@ static clora_status add(clora_adapter *adapter, const char *name, const clora_la
                                .dtype = info->dtype,
                                .mode = info->mode,
                                .alpha = info->alpha,
-                               .scale = info->scale};
-  return clora__host_layers_add(&adapter->layers, &about, added);
+                               .scale = info->scale,
+                               .a_dtype = info->dtype,
+                               .b_dtype = info->dtype};
+  return clora__host_add(&adapter->host, &about, added);
 }
 
 static clora_status keep(clora_adapter *adapter, clora_status filled,
                          const struct clora__host_layer *added) {
   if (filled == CLORA_OK) filled = check_values(added, CLORA_F32);
-  if (filled != CLORA_OK) clora__host_layers_drop(&adapter->layers);
+  if (filled != CLORA_OK) clora__host_drop(&adapter->host);
   return filled;
 }
 

@@ -128,7 +128,7 @@ START_TEST(refuses_paths_that_hold_no_adapter) {
            "adapter_model.safetensors: a file; an adapter is a folder with adapter_config.json");
   ck_fails(clora_adapter_load(FORMATS, &adapter), CLORA_BAD_FILE,
            "a folder without a readable adapter_config.json");
-  ck_fails(clora_adapter_load(FORMATS "dora", &adapter), CLORA_UNSUPPORTED, "use_dora");
+  ck_fails(clora_adapter_load(FORMATS "pissa/raw", &adapter), CLORA_UNSUPPORTED, "pissa");
   ck_assert_ptr_null(adapter);
 }
 END_TEST

@@ -275,12 +275,14 @@ static clora_status copy(const char *from, const char *to) {
     const struct clora__tensor *tensor = &opened.tensors[opened.count - 1 - n];
     float *values = calloc(tensor->count, sizeof *values);
     ck_ok(clora__safetensors_read(&opened, tensor, values));
-    tensors[n] = (struct clora__tensor_values){tensor->name,     (clora_dtype)tensor->number,
-                                               tensor->shape[0], tensor->shape[1],
-                                               values,           false};
+    tensors[n] = (struct clora__tensor_values){.name = tensor->name,
+                                               .dtype = (clora_dtype)tensor->number,
+                                               .rows = tensor->shape[0],
+                                               .cols = tensor->shape[1],
+                                               .values = values};
   }
   clora_status status = clora__output_open(to, &output);
-  if (status == CLORA_OK) status = clora__safetensors_write(&output, tensors, opened.count);
+  if (status == CLORA_OK) status = clora__safetensors_write(&output, NULL, tensors, opened.count);
   if (status == CLORA_OK) status = clora__output_commit(&output);
   clora__output_discard(&output);
   for (size_t n = 0; n < opened.count; n++) free((float *)tensors[n].values);
@@ -303,13 +305,29 @@ END_TEST
 
 START_TEST(orders_what_it_writes) {
   static const float values[6] = {1, 2, 3, 4, 5, 6};
-  struct clora__tensor_values tensors[] = {{"b", CLORA_F16, 2, 3, values, false},
-                                           {"a", CLORA_F16, 3, 2, values, true},
-                                           {"c", CLORA_BF16, 1, 1, values, false},
-                                           {"quo\"te", CLORA_F32, 1, 2, values, false}};
+  struct clora__tensor_values tensors[] = {
+      {.name = "b",
+       .dtype = CLORA_F16,
+       .rows = 2,
+       .cols = 3,
+       .values = values,
+       .transposed = false},
+      {.name = "a", .dtype = CLORA_F16, .rows = 3, .cols = 2, .values = values, .transposed = true},
+      {.name = "c",
+       .dtype = CLORA_BF16,
+       .rows = 1,
+       .cols = 1,
+       .values = values,
+       .transposed = false},
+      {.name = "quo\"te",
+       .dtype = CLORA_F32,
+       .rows = 1,
+       .cols = 2,
+       .values = values,
+       .transposed = false}};
   struct clora__output output;
   ck_ok(clora__output_open(own("order.safetensors"), &output));
-  ck_ok(clora__safetensors_write(&output, tensors, 4));
+  ck_ok(clora__safetensors_write(&output, NULL, tensors, 4));
   ck_ok(clora__output_commit(&output));
   size_t bytes;
   char *file = read_file(own("order.safetensors"), &bytes);
@@ -338,15 +356,34 @@ START_TEST(refuses_to_write_nonsense) {
     struct clora__tensor_values tensor;
     const char *words;
   } rows[] = {
-      {{"\xff", CLORA_F32, 0, 0, NULL, false}, "\"\\xff\" is not valid UTF-8"},
-      {{"big", CLORA_F32, (size_t)1 << 32, (size_t)1 << 32, NULL, false}, "exceeds 64 bits"},
-      {{"big", CLORA_F32, (size_t)1 << 31, (size_t)1 << 31, NULL, false}, "exceeds 64 bits"},
+      {{.name = "\xff",
+        .dtype = CLORA_F32,
+        .rows = 0,
+        .cols = 0,
+        .values = NULL,
+        .transposed = false},
+       "\"\\xff\" is not valid UTF-8"},
+      {{.name = "big",
+        .dtype = CLORA_F32,
+        .rows = (size_t)1 << 32,
+        .cols = (size_t)1 << 32,
+        .values = NULL,
+        .transposed = false},
+       "exceeds 64 bits"},
+      {{.name = "big",
+        .dtype = CLORA_F32,
+        .rows = (size_t)1 << 31,
+        .cols = (size_t)1 << 31,
+        .values = NULL,
+        .transposed = false},
+       "exceeds 64 bits"},
   };
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     struct clora__tensor_values tensor = rows[n].tensor;
     struct clora__output output;
     ck_ok(clora__output_open(own("bad.safetensors"), &output));
-    ck_fails(clora__safetensors_write(&output, &tensor, 1), CLORA_INVALID_ARGUMENT, rows[n].words);
+    ck_fails(clora__safetensors_write(&output, NULL, &tensor, 1), CLORA_INVALID_ARGUMENT,
+             rows[n].words);
     clora__output_discard(&output);
     ck_assert_uint_eq(count_files(own_folder), 0);
   }
@@ -373,10 +410,15 @@ START_TEST(survives_every_fault) {
   for (k = 1, status = CLORA_IO_FAILURE; status != CLORA_OK; k++) {
     struct clora__output output;
     static const float values[4] = {0};
-    struct clora__tensor_values tensor = {"a", CLORA_F32, 2, 2, values, false};
+    struct clora__tensor_values tensor = {.name = "a",
+                                          .dtype = CLORA_F32,
+                                          .rows = 2,
+                                          .cols = 2,
+                                          .values = values,
+                                          .transposed = false};
     clora__fault_at(k);
     status = clora__output_open(to, &output);
-    if (status == CLORA_OK) status = clora__safetensors_write(&output, &tensor, 1);
+    if (status == CLORA_OK) status = clora__safetensors_write(&output, NULL, &tensor, 1);
     if (status == CLORA_OK) status = clora__output_commit(&output);
     clora__fault_at(0);
     clora__output_discard(&output);

@@ -8,30 +8,65 @@
 /* One layer of an adapter. It owns its name and its values. */
 struct clora__host_layer {
   clora_adapter_layer about;
-  float *a, *b; /* [d_in, r] and [r, d_out], dense */
+  float *a, *b;      /* [d_in, r] and [r, d_out], dense */
+  float *bias;       /* of B, [d_out]; NULL: none */
+  float *magnitude;  /* DoRA's, [d_out]; NULL: none */
+  clora_dtype extra; /* how bias and magnitude are stored */
 };
 
-struct clora__host_layers {
+/* A tensor of the file that is no part of a layer, carried along as it is. */
+struct clora__host_tensor {
+  clora_adapter_tensor about;
+  unsigned char *data;
+};
+
+/* What an adapter file holds. A zeroed struct is an empty adapter. */
+struct clora__host_adapter {
   struct clora__host_layer *items;
   size_t count;
+  struct clora__host_tensor *tensors;
+  size_t tensor_count;
+  char *changed_base;     /* the initialisation that changed the base; NULL: none did */
+  struct json_t *config;  /* what a format carries along for itself: PEFT's fields, */
+  struct json_t *strings; /* the string metadata of a single file */
 };
 
-/* Appends a layer with room for its values and gives it in *added until the next one is appended.
- * The name is copied. When it fails the list is as it was. */
-clora_status clora__host_layers_add(struct clora__host_layers *layers,
-                                    const clora_adapter_layer *about,
-                                    struct clora__host_layer **added);
+/* Appends a layer with room for its values, bias and magnitude too where *about has them, and gives
+ * it in *added until the next one is appended. The name is copied. When it fails the list is as it
+ * was. */
+clora_status clora__host_add(struct clora__host_adapter *adapter, const clora_adapter_layer *about,
+                             struct clora__host_layer **added);
 
 /* Takes the last layer off the list. */
-void clora__host_layers_drop(struct clora__host_layers *layers);
+void clora__host_drop(struct clora__host_adapter *adapter);
 
-void clora__host_layers_free(struct clora__host_layers *layers);
+/* Appends a tensor with room for its bytes, likewise. */
+clora_status clora__host_add_tensor(struct clora__host_adapter *adapter,
+                                    const clora_adapter_tensor *about, unsigned char **data);
 
-/* Reads whatever format lies at the path. *layers must be empty; it is freed by the caller also
+/* Frees what the adapter holds and empties it. */
+void clora__host_free(struct clora__host_adapter *adapter);
+
+/* The dtype that holds the values of both. */
+clora_dtype clora__common_dtype(clora_dtype a, clora_dtype b);
+
+/* Checks what every format's layer must be: sizes, rank, and a scale that is not absurd. */
+clora_status clora__host_check(const char *path, const clora_adapter_layer *about);
+
+/* Ranks in use are below 512 and scales below 100: past these limits a file is broken. */
+enum { CLORA__RANK_LIMIT = 4096 };
+#define CLORA__SCALE_LIMIT 1e6
+
+/* Reads whatever format lies at the path. *adapter must be empty; it is freed by the caller also
  * when this fails. */
-clora_status clora__format_load(const char *path, struct clora__host_layers *layers);
+clora_status clora__format_load(const char *path, const clora_load_options *options,
+                                struct clora__host_adapter *adapter);
 
-/* Writes the format that the path's ending asks for. */
-clora_status clora__format_save(const char *path, const struct clora__host_layers *layers);
+/* Writes the format that the options name, or the path's ending asks for. */
+clora_status clora__format_save(const char *path, const clora_save_options *options,
+                                const struct clora__host_adapter *adapter);
+
+/* The name of the format that a path is saved in without options. */
+const char *clora__format_of(const char *path);
 
 #endif

@@ -6,7 +6,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "file/peft.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +14,8 @@
 #include "base/status.h"
 #include "file/json.h"
 #include "file/peft_config.h"
-#include "file/safetensors.h"
+#include "file/peft_names.h"
+#include "file/values.h"
 
 #define PICKLE_FILE "adapter_model.bin"
 
@@ -23,120 +23,232 @@ struct peft {
   char *config_path, *tensor_path, *pickle_path;
   struct clora__peft_config config;
   struct clora__safetensors tensors;
+  struct clora__peft_name wanted; /* holds the name of the adapter that is read */
+  struct clora__host_adapter *adapter;
 };
 
-static bool has_ending(const char *name, const char *ending) {
-  size_t length = strlen(name), end = strlen(ending);
-  return length > end && strcmp(name + length - end, ending) == 0;
+/* ---- tensors that are no part of a layer ---- */
+
+static bool has_component(const char *name, const char *module) {
+  size_t length = strlen(module);
+  for (const char *at = name; length > 0 && (at = strstr(at, module)) != NULL; at++) {
+    bool begins = at == name || at[-1] == '.', ends = at[length] == '.';
+    if (begins && ends) return true;
+  }
+  return false;
 }
 
-/* A name that is no half of a linear layer: says whose it is. */
+/* Whether the config says that this tensor of the base is in the file. An adapted embedding brings
+ * its base along. */
+static bool is_explained(const struct peft *peft, const char *name) {
+  const json_t *modules = json_object_get(peft->config.json, "modules_to_save"), *module;
+  const char *bias = json_string_value(json_object_get(peft->config.json, "bias"));
+  size_t index, length = strlen(name);
+  bool is_bias = length > 5 && strcmp(name + length - 5, ".bias") == 0;
+  json_array_foreach((json_t *)modules, index, module) {
+    if (json_is_string(module) && has_component(name, json_string_value(module))) return true;
+  }
+  if (is_bias && bias != NULL && strcmp(bias, "none") != 0) return true;
+  return strstr(name, ".base_layer.") != NULL || has_component(name, "embed_tokens") ||
+         has_component(name, "lm_head");
+}
+
 static clora_status fail_foreign(const struct peft *peft, const char *name) {
-  static const struct {
-    const char *part, *words;
-  } signs[] = {
-      {"lora_magnitude_vector", "it belongs to DoRA; " CLORA__PEFT_MERGE},
-      {"lora_embedding_", "it adapts an embedding; " CLORA__PEFT_MERGE},
-      {".lora_B.bias", "it is a bias of B (lora_bias); " CLORA__PEFT_MERGE},
-      {".lora_A.", "the name holds the adapter's; save the adapter with save_pretrained()"},
-      {".lora_B.", "the name holds the adapter's; save the adapter with save_pretrained()"},
-      {".lora_", "it belongs to a variant of LoRA; " CLORA__PEFT_MERGE},
-      {"",
-       "it is a weight of the base (modules_to_save, a bias or an embedding); " CLORA__PEFT_MERGE},
-  };
   CHECK(strncmp(name, CLORA__PEFT_PREFIX, strlen(CLORA__PEFT_PREFIX)) == 0, CLORA_UNSUPPORTED,
         "%s: tensor \"%s\" does not begin with " CLORA__PEFT_PREFIX
         ": it was not saved by PEFT's save_pretrained()",
         peft->tensor_path, QUOTE(name));
-  size_t n = 0;
-  while (strstr(name, signs[n].part) == NULL) n++; /* the last sign is in every name */
   FAIL(CLORA_UNSUPPORTED, "%s: tensor \"%s\" is not supported: %s", peft->tensor_path, QUOTE(name),
-       signs[n].words);
+       strstr(name, ".lora_") != NULL
+           ? "it belongs to a variant of LoRA; " CLORA__PEFT_MERGE
+           : "it is a weight of the base, and neither \"modules_to_save\" nor \"bias\" of the "
+             "config says why it is here");
 }
 
-static clora_status check_matrix(const struct peft *peft, const struct clora__tensor *tensor) {
-  CHECK(tensor->rank <= 2, CLORA_UNSUPPORTED,
-        "%s: tensor \"%s\" has %zu dimensions: adapted convolutions are not "
-        "supported; " CLORA__PEFT_MERGE,
-        peft->tensor_path, QUOTE(tensor->name), tensor->rank);
-  CHECK(tensor->rank == 2 && tensor->count > 0, CLORA_BAD_FILE,
-        "%s: tensor \"%s\" is not a matrix with rows and columns", peft->tensor_path,
-        QUOTE(tensor->name));
+/* Takes ".part" out of the text, and the adapter's name behind it where `named`; false when that
+ * is another adapter's. */
+static bool cut(const struct peft *peft, char *text, const char *part, bool named) {
+  char *at = strstr(text, part);
+  if (at == NULL) return true;
+  char *rest = at + strlen(part);
+  if (named) {
+    size_t length = peft->wanted.adapter_length;
+    if (length == 0 || strncmp(rest, peft->wanted.adapter, length) != 0 || rest[length] != '.') {
+      return false;
+    }
+    rest += length + 1;
+  }
+  memmove(at + 1, rest, strlen(rest) + 1);
+  return true;
+}
+
+static clora_status carry(const struct peft *peft, const struct clora__tensor *tensor) {
+  char name[CLORA__TENSOR_NAME_BYTES + 1];
+  size_t prefix = strlen(CLORA__PEFT_PREFIX);
+  bool is_known = strncmp(tensor->name, CLORA__PEFT_PREFIX, prefix) == 0 &&
+                  strstr(tensor->name, ".lora_") == NULL && tensor->name[prefix] != '\0' &&
+                  is_explained(peft, tensor->name + prefix);
+  if (!is_known) return fail_foreign(peft, tensor->name);
+  snprintf(name, sizeof name, "%s", tensor->name + prefix);
+  if (strstr(name, ".original_module.") != NULL) return CLORA_OK; /* the base's own, unchanged */
+  if (!cut(peft, name, ".modules_to_save.", true)) return CLORA_OK;
+  cut(peft, name, ".base_layer.", false);
+  char plain[sizeof name + sizeof CLORA__PEFT_PREFIX];
+  snprintf(plain, sizeof plain, CLORA__PEFT_PREFIX "%s", name);
+  const struct clora__tensor *other = clora__safetensors_find(&peft->tensors, plain);
+  CHECK(other == NULL || other == tensor, CLORA_BAD_FILE,
+        "%s: tensors \"%s\" and \"%s\" replace the same one of the base", peft->tensor_path,
+        QUOTE(tensor->name), QUOTE(plain));
+  return clora__carry_tensor(&peft->tensors, tensor, name, peft->adapter);
+}
+
+/* ---- layers ---- */
+
+static const struct clora__tensor *find_part(const struct peft *peft,
+                                             const struct clora__peft_name *split,
+                                             enum clora__peft_role role) {
+  char name[CLORA__TENSOR_NAME_BYTES + 1];
+  if (!clora__peft_join(split, role, name, sizeof name)) return NULL;
+  const struct clora__tensor *found = clora__safetensors_find(&peft->tensors, name);
+  if (found != NULL || role != CLORA__PEFT_MAGNITUDE || split->adapter_length > 0) return found;
+  size_t length = strlen(name); /* older versions saved it with this ending */
+  snprintf(name + length, sizeof name - length, ".weight");
+  return clora__safetensors_find(&peft->tensors, name);
+}
+
+/* The parts of a layer; bias and magnitude where the config has them, and only there. */
+struct layer_parts {
+  const struct clora__tensor *a, *b, *bias, *magnitude;
+};
+
+static clora_status check_part(const struct peft *peft, const struct clora__tensor *a,
+                               const struct clora__tensor *part, bool expected, const char *field,
+                               const char *what) {
+  CHECK(part != NULL || !expected, CLORA_BAD_FILE,
+        "%s: \"%s\" is set, and the layer of tensor \"%s\" has no %s", peft->tensor_path, field,
+        QUOTE(a->name), what);
+  CHECK(part == NULL || expected, CLORA_BAD_FILE,
+        "%s: tensor \"%s\" is a %s, and \"%s\" is not set in the config", peft->tensor_path,
+        QUOTE(part->name), what, field);
   return CLORA_OK;
 }
 
-/* Copies [rows, cols] into [cols, rows]. */
-static void transpose(size_t rows, size_t cols, const float *from, float *to) {
-  for (size_t i = 0; i < rows; i++) {
-    for (size_t k = 0; k < cols; k++) to[k * rows + i] = from[i * cols + k];
-  }
+static clora_status find_parts(const struct peft *peft, const struct clora__peft_name *split,
+                               struct layer_parts *parts) {
+  char other[CLORA__TENSOR_NAME_BYTES + 1];
+  parts->b = find_part(peft, split, CLORA__PEFT_B);
+  clora__peft_join(split, CLORA__PEFT_B, other, sizeof other);
+  CHECK(parts->b != NULL, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"",
+        peft->tensor_path, QUOTE(parts->a->name), QUOTE(other));
+  parts->bias = split->is_embedding ? NULL : find_part(peft, split, CLORA__PEFT_BIAS);
+  parts->magnitude = find_part(peft, split, CLORA__PEFT_MAGNITUDE);
+  TRY(check_part(peft, parts->a, parts->bias, peft->config.has_bias, "lora_bias", "bias of B"));
+  return check_part(peft, parts->a, parts->magnitude, peft->config.has_magnitude, "use_dora",
+                    "magnitude vector");
 }
 
-static clora_status read_stored(const struct peft *peft, const struct clora__tensor *tensor,
-                                float *stored) {
-  TRY(clora__safetensors_read(&peft->tensors, tensor, stored));
-  for (size_t n = 0; n < tensor->count; n++) {
-    CHECK(isfinite(stored[n]), CLORA_BAD_FILE,
-          "%s: tensor \"%s\" has the value %g at element %zu, finite f32 is expected",
-          peft->tensor_path, QUOTE(tensor->name), (double)stored[n], n);
-  }
-  return CLORA_OK;
-}
-
-static clora_status read_transposed(const struct peft *peft, const struct clora__tensor *tensor,
-                                    float *values) {
-  float *stored;
-  TRY(clora__allocate(tensor->count, sizeof *stored, &stored));
-  clora_status status = read_stored(peft, tensor, stored);
-  if (status == CLORA_OK) transpose(tensor->shape[0], tensor->shape[1], stored, values);
-  free(stored);
-  return status;
-}
-
-/* The dtype that both halves were stored in; f32 holds every mixture. */
-static clora_dtype common_dtype(const struct clora__tensor *a, const struct clora__tensor *b) {
-  if (a->number != b->number) return CLORA_F32;
-  return a->number == CLORA__F16 ? CLORA_F16 : a->number == CLORA__BF16 ? CLORA_BF16 : CLORA_F32;
-}
-
-static clora_status read_layer(const struct peft *peft, const char *module,
-                               const struct clora__tensor *a, const struct clora__tensor *b,
-                               struct clora__host_layers *layers) {
-  TRY(check_matrix(peft, a));
-  TRY(check_matrix(peft, b));
-  CHECK(a->shape[0] == b->shape[1], CLORA_BAD_FILE,
-        "%s: tensor \"%s\" has rank %zu, its other half \"%s\" %zu", peft->tensor_path,
-        QUOTE(a->name), a->shape[0], QUOTE(b->name), b->shape[1]);
-  clora_adapter_layer about = {.name = module,
-                               .d_in = a->shape[1],
-                               .d_out = b->shape[0],
-                               .r = a->shape[0],
-                               .dtype = common_dtype(a, b)};
-  TRY(clora__peft_config_scale(&peft->config, peft->tensor_path, &about));
+static clora_status read_layer(const struct peft *peft, const struct clora__peft_name *split,
+                               const struct layer_parts *parts) {
+  char module[CLORA__TENSOR_NAME_BYTES + 1];
+  const struct clora__tensor *a = parts->a, *b = parts->b;
+  TRY(clora__check_factors(peft->tensor_path, a, b));
+  struct clora__peft_name other = *split;
+  other.is_embedding = !split->is_embedding;
+  CHECK(find_part(peft, &other, CLORA__PEFT_A) == NULL, CLORA_BAD_FILE,
+        "%s: the module of tensor \"%s\" is adapted as a linear layer and as an embedding",
+        peft->tensor_path, QUOTE(a->name));
+  snprintf(module, sizeof module, "%.*s", (int)split->module_length, split->module);
+  clora_adapter_layer about = {
+      .name = module,
+      .d_in = a->shape[1],
+      .d_out = b->shape[0],
+      .r = a->shape[0],
+      .kind = split->is_embedding ? CLORA_EMBEDDING
+              : a->rank == 4      ? CLORA_POINTWISE
+                                  : CLORA_LINEAR,
+      .a_dtype = clora__stored_dtype(a),
+      .b_dtype = clora__stored_dtype(b),
+      .has_bias = parts->bias != NULL,
+      .has_magnitude = parts->magnitude != NULL,
+      .base_transposed = split->is_embedding || peft->config.fan_in_fan_out,
+  };
+  about.dtype = clora__common_dtype(about.a_dtype, about.b_dtype);
+  TRY(clora__peft_config_scale(&peft->config, peft->tensor_path, a->name, &about));
   struct clora__host_layer *layer;
-  TRY(clora__host_layers_add(layers, &about, &layer));
-  TRY(read_transposed(peft, a, layer->a));
-  return read_transposed(peft, b, layer->b);
+  TRY(clora__host_add(peft->adapter, &about, &layer));
+  TRY(clora__read_transposed(&peft->tensors, a, layer->a));
+  TRY(clora__read_transposed(&peft->tensors, b, layer->b));
+  const struct clora__tensor *extra = parts->bias != NULL ? parts->bias : parts->magnitude;
+  if (extra != NULL) layer->extra = clora__stored_dtype(extra);
+  if (parts->bias != NULL) {
+    TRY(clora__read_vector(&peft->tensors, parts->bias, about.d_out, layer->bias));
+  }
+  if (parts->magnitude == NULL) return CLORA_OK;
+  return clora__read_vector(&peft->tensors, parts->magnitude, about.d_out, layer->magnitude);
 }
 
-/* Reads the layer that a tensor is half of, once: when the tensor is A. */
-static clora_status read_half(const struct peft *peft, const struct clora__tensor *tensor,
-                              struct clora__host_layers *layers) {
-  const char *name = tensor->name;
-  bool is_a = has_ending(name, CLORA__PEFT_A), is_b = has_ending(name, CLORA__PEFT_B);
-  size_t length = strlen(name), prefix = strlen(CLORA__PEFT_PREFIX), ending = strlen(CLORA__PEFT_A);
-  bool is_known =
-      (is_a || is_b) && strncmp(name, CLORA__PEFT_PREFIX, prefix) == 0 && length > prefix + ending;
-  if (!is_known) return fail_foreign(peft, name);
-  char other[CLORA__TENSOR_NAME_BYTES + 1], module[CLORA__TENSOR_NAME_BYTES + 1];
-  snprintf(other, sizeof other, "%.*s%s", (int)(length - ending), name,
-           is_a ? CLORA__PEFT_B : CLORA__PEFT_A);
-  snprintf(module, sizeof module, "%.*s", (int)(length - ending - prefix), name + prefix);
-  const struct clora__tensor *half = clora__safetensors_find(&peft->tensors, other);
-  CHECK(half != NULL, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"",
-        peft->tensor_path, QUOTE(name), QUOTE(other));
-  return is_a ? read_layer(peft, module, tensor, half, layers) : CLORA_OK;
+static bool is_wanted(const struct peft *peft, const struct clora__peft_name *split) {
+  size_t length = peft->wanted.adapter_length;
+  return split->adapter_length == length &&
+         (length == 0 || memcmp(split->adapter, peft->wanted.adapter, length) == 0);
 }
+
+/* Reads the layer that a tensor is part of, once: when the tensor is A. */
+static clora_status read_tensor(const struct peft *peft, const struct clora__tensor *tensor) {
+  struct clora__peft_name split;
+  if (!clora__peft_split(tensor->name, &split)) return carry(peft, tensor);
+  if (!is_wanted(peft, &split)) return CLORA_OK;
+  struct layer_parts parts = {.a = tensor};
+  if (split.role == CLORA__PEFT_A) {
+    TRY(find_parts(peft, &split, &parts));
+    return read_layer(peft, &split, &parts);
+  }
+  char other[CLORA__TENSOR_NAME_BYTES + 1];
+  bool has_a = find_part(peft, &split, CLORA__PEFT_A) != NULL;
+  if (!has_a && split.role == CLORA__PEFT_MAGNITUDE) {
+    struct clora__peft_name embedding = split;
+    embedding.is_embedding = !split.is_embedding;
+    has_a = find_part(peft, &embedding, CLORA__PEFT_A) != NULL;
+  }
+  clora__peft_join(&split, CLORA__PEFT_A, other, sizeof other);
+  CHECK(has_a, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"", peft->tensor_path,
+        QUOTE(tensor->name), QUOTE(other));
+  return CLORA_OK;
+}
+
+/* ---- which adapter ---- */
+
+/* PEFT leaves the name "default" out when it saves. */
+static bool is_named(const struct clora__peft_name *split, const char *name) {
+  if (split->adapter_length == 0) return strcmp(name, "default") == 0;
+  return strlen(name) == split->adapter_length &&
+         strncmp(name, split->adapter, split->adapter_length) == 0;
+}
+
+/* The name inside the tensors' names: the one asked for, or the only one. */
+static clora_status choose_adapter(struct peft *peft, const char *name) {
+  struct clora__peft_name split;
+  bool is_found = false;
+  for (size_t n = 0; n < peft->tensors.count; n++) {
+    if (!clora__peft_split(peft->tensors.tensors[n].name, &split)) continue;
+    if (name != NULL && !is_named(&split, name)) continue;
+    char one[256], two[256];
+    snprintf(one, sizeof one, "%.*s", (int)peft->wanted.adapter_length,
+             peft->wanted.adapter_length > 0 ? peft->wanted.adapter : "");
+    snprintf(two, sizeof two, "%.*s", (int)split.adapter_length,
+             split.adapter_length > 0 ? split.adapter : "");
+    CHECK(!is_found || is_wanted(peft, &split), CLORA_INVALID_ARGUMENT,
+          "%s: holds several adapters, \"%s\" and \"%s\" among them: say which by its name",
+          peft->tensor_path, QUOTE(one), QUOTE(two));
+    peft->wanted = split;
+    is_found = true;
+  }
+  CHECK(is_found || name == NULL, CLORA_INVALID_ARGUMENT, "%s: holds no adapter named \"%s\"",
+        peft->tensor_path, QUOTE(name));
+  return CLORA_OK;
+}
+
+/* ---- the folder ---- */
 
 static bool exists(const char *path) {
   struct clora__file file;
@@ -151,19 +263,36 @@ static clora_status name_files(const char *path, struct peft *peft) {
   return clora__join(path, PICKLE_FILE, &peft->pickle_path);
 }
 
-static clora_status load(const char *path, struct peft *peft, struct clora__host_layers *layers) {
+static clora_status check_base(const struct peft *peft, const clora_load_options *options) {
+  const char *init = peft->config.changed_base;
+  CHECK(init == NULL || options->changed_base, CLORA_UNSUPPORTED,
+        "%s: \"init_lora_weights\" is \"%s\": the adapter is right only over the base that this "
+        "initialisation changed; save it with save_pretrained(..., "
+        "path_initial_model_for_weight_conversion=...), or say that the base is the changed one",
+        peft->config.path, QUOTE(init));
+  if (init == NULL) return CLORA_OK;
+  TRY(clora__allocate(strlen(init) + 1, 1, &peft->adapter->changed_base));
+  memcpy(peft->adapter->changed_base, init, strlen(init));
+  return CLORA_OK;
+}
+
+static clora_status load(const char *path, const clora_load_options *options, struct peft *peft) {
   TRY(name_files(path, peft));
   CHECK(exists(peft->tensor_path) || !exists(peft->pickle_path), CLORA_UNSUPPORTED,
         "%s: a pickle, which can run code, is never opened; load the adapter in PEFT and save it "
         "with save_pretrained(..., safe_serialization=True)",
         peft->pickle_path);
   TRY(clora__peft_config_open(peft->config_path, &peft->config));
+  TRY(check_base(peft, options));
   TRY(clora__safetensors_open(peft->tensor_path, &peft->tensors));
   CHECK(peft->tensors.count > 0, CLORA_BAD_FILE, "%s: has no tensors", peft->tensor_path);
+  TRY(choose_adapter(peft, options->name));
   TRY(clora__peft_config_expect(&peft->config, peft->tensors.count));
   for (size_t n = 0; n < peft->tensors.count; n++) {
-    TRY(read_half(peft, &peft->tensors.tensors[n], layers));
+    TRY(read_tensor(peft, &peft->tensors.tensors[n]));
   }
+  CHECK(peft->adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", peft->tensor_path);
+  peft->adapter->config = json_incref(peft->config.json);
   return CLORA_OK;
 }
 
@@ -175,18 +304,22 @@ static void close_folder(struct peft *peft) {
   free(peft->pickle_path);
 }
 
-bool clora__peft_recognises(const char *path) {
+static bool has_config(const char *path) {
   char *config_path;
-  if (!clora__is_directory(path) || clora__join(path, CLORA__PEFT_CONFIG, &config_path) != CLORA_OK)
-    return false;
+  if (clora__join(path, CLORA__PEFT_CONFIG, &config_path) != CLORA_OK) return false;
   bool is_there = exists(config_path);
   free(config_path);
   return is_there;
 }
 
-clora_status clora__peft_load(const char *path, struct clora__host_layers *layers) {
-  struct peft peft = {0};
-  clora_status status = load(path, &peft, layers);
+bool clora__peft_recognises(const char *path) {
+  return clora__is_directory(path) && has_config(path);
+}
+
+clora_status clora__peft_load(const char *path, const clora_load_options *options,
+                              struct clora__host_adapter *adapter) {
+  struct peft peft = {.adapter = adapter};
+  clora_status status = load(path, options, &peft);
   close_folder(&peft);
   return status;
 }

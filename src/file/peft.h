@@ -8,11 +8,13 @@
 /* Whether the path is a folder with an adapter_config.json. */
 bool clora__peft_recognises(const char *path);
 
-/* Appends the adapter's layers, ordered by name, once everything about it was checked. */
-clora_status clora__peft_load(const char *path, struct clora__host_layers *layers);
+/* Reads the adapter, its layers ordered by name, once everything about it was checked. */
+clora_status clora__peft_load(const char *path, const clora_load_options *options,
+                              struct clora__host_adapter *adapter);
 
 /* Writes both files, making the folder if there is none. Each appears under its name complete;
  * only a crash between the two renames can leave a new and an old file side by side. */
-clora_status clora__peft_save(const char *path, const struct clora__host_layers *layers);
+clora_status clora__peft_save(const char *path, const clora_save_options *options,
+                              const struct clora__host_adapter *adapter);
 
 #endif

@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "base/size.h"
 #include "base/status.h"
+#include "file/format.h"
 #include "file/json.h"
 
 /* Patterns are a stranger's regular expressions. A whole load may take MATCH_STEPS, about ten
@@ -22,8 +23,7 @@ struct field {
   const char *name;
   clora_status (*read)(struct clora__peft_config *, const struct field *,
                        const json_t *); /* NULL: harmless */
-  const char *off;    /* for read_off: the text that means off, besides null, false and empty */
-  const char *advice; /* for read_off */
+  const char *advice;                   /* for read_off: why it is refused */
 };
 
 static bool is_empty(const json_t *value) {
@@ -39,9 +39,8 @@ static bool is_text(const json_t *value, const char *text) {
 
 static clora_status read_off(struct clora__peft_config *config, const struct field *field,
                              const json_t *value) {
-  bool is_off = is_empty(value) || (field->off != NULL && is_text(value, field->off));
-  CHECK(is_off, CLORA_UNSUPPORTED, "%s: \"%s\" is set, and that is not supported: %s", config->path,
-        field->name, field->advice);
+  CHECK(is_empty(value), CLORA_UNSUPPORTED, "%s: \"%s\" is set, and that is not supported: %s",
+        config->path, field->name, field->advice);
   return CLORA_OK;
 }
 
@@ -65,16 +64,13 @@ static clora_status read_init(struct clora__peft_config *config, const struct fi
   const char *text = json_string_value(value);
   CHECK(text != NULL, CLORA_BAD_FILE, "%s: \"%s\" is neither a boolean nor a string", config->path,
         field->name);
-  FAIL(CLORA_UNSUPPORTED,
-       "%s: \"%s\" is \"%s\": the adapter is right only over a changed base; save it with "
-       "save_pretrained(..., path_initial_model_for_weight_conversion=...)",
-       config->path, field->name, QUOTE(text));
+  config->changed_base = text;
+  return CLORA_OK;
 }
 
-static clora_status read_flag(struct clora__peft_config *config, const struct field *field,
-                              const json_t *value) {
-  bool flag;
-  return clora__json_flag(config->path, field->name, value, &flag);
+static clora_status read_fan(struct clora__peft_config *config, const struct field *field,
+                             const json_t *value) {
+  return clora__json_flag(config->path, field->name, value, &config->fan_in_fan_out);
 }
 
 static clora_status read_rslora(struct clora__peft_config *config, const struct field *field,
@@ -82,11 +78,24 @@ static clora_status read_rslora(struct clora__peft_config *config, const struct 
   return clora__json_flag(config->path, field->name, value, &config->is_rank_stabilised);
 }
 
+/* Older files have null for false. */
+static clora_status read_dora(struct clora__peft_config *config, const struct field *field,
+                              const json_t *value) {
+  if (json_is_null(value)) return CLORA_OK;
+  return clora__json_flag(config->path, field->name, value, &config->has_magnitude);
+}
+
+static clora_status read_bias(struct clora__peft_config *config, const struct field *field,
+                              const json_t *value) {
+  if (json_is_null(value)) return CLORA_OK;
+  return clora__json_flag(config->path, field->name, value, &config->has_bias);
+}
+
 static clora_status check_rank(const char *path, const char *key, const json_t *value, size_t *r) {
   CHECK(clora__json_size(value, r) && *r >= 1, CLORA_BAD_FILE,
         "%s: \"%s\" is not an integer of at least 1", path, QUOTE(key));
-  CHECK(*r <= CLORA__PEFT_RANK, CLORA_UNSUPPORTED, "%s: \"%s\" is %zu, at most %d is supported",
-        path, QUOTE(key), *r, CLORA__PEFT_RANK);
+  CHECK(*r <= CLORA__RANK_LIMIT, CLORA_UNSUPPORTED, "%s: \"%s\" is %zu, at most %d is supported",
+        path, QUOTE(key), *r, CLORA__RANK_LIMIT);
   return CLORA_OK;
 }
 
@@ -165,52 +174,51 @@ static clora_status read_alphas(struct clora__peft_config *config, const struct 
 
 /* Every field of PEFT's LoraConfig. A field that is not here must be empty. */
 static const struct field fields[] = {
-    {"peft_type", read_type, NULL, NULL},
-    {"r", read_r, NULL, NULL},
-    {"lora_alpha", read_alpha, NULL, NULL},
-    {"use_rslora", read_rslora, NULL, NULL},
-    {"rank_pattern", read_ranks, NULL, NULL},
-    {"alpha_pattern", read_alphas, NULL, NULL},
-    {"init_lora_weights", read_init, NULL, NULL},
-    {"fan_in_fan_out", read_flag, NULL, NULL}, /* how the base is stored; x A B is the same */
+    {"peft_type", read_type, NULL},
+    {"r", read_r, NULL},
+    {"lora_alpha", read_alpha, NULL},
+    {"use_rslora", read_rslora, NULL},
+    {"rank_pattern", read_ranks, NULL},
+    {"alpha_pattern", read_alphas, NULL},
+    {"init_lora_weights", read_init, NULL},
+    {"fan_in_fan_out", read_fan, NULL}, /* how the base is stored; x A B is the same */
+    {"use_dora", read_dora, NULL},
+    {"lora_bias", read_bias, NULL},
 
-    {"use_dora", read_off, NULL, "DoRA rescales the whole layer; " CLORA__PEFT_MERGE},
-    {"lora_bias", read_off, NULL, "B has a bias; " CLORA__PEFT_MERGE},
-    {"bias", read_off, "none", "biases of the base were trained; " CLORA__PEFT_MERGE},
-    {"modules_to_save", read_off, NULL, "modules of the base were trained; " CLORA__PEFT_MERGE},
-    {"trainable_token_indices", read_off, NULL,
-     "tokens of the base were trained; " CLORA__PEFT_MERGE},
-    {"target_parameters", read_off, NULL,
+    {"trainable_token_indices", read_off, "tokens of the base were trained; " CLORA__PEFT_MERGE},
+    {"target_parameters", read_off,
      "it adapts parameters that are no linear layers; " CLORA__PEFT_MERGE},
-    {"layer_replication", read_off, NULL, "the base's layers are repeated; " CLORA__PEFT_MERGE},
-    {"alora_invocation_tokens", read_off, NULL, "the scale depends on the tokens before a row"},
-    {"use_bdlora", read_off, NULL, "A or B is block-diagonal; " CLORA__PEFT_MERGE},
-    {"use_qalora", read_off, NULL, "x is pooled before A; " CLORA__PEFT_MERGE},
-    {"arrow_config", read_off, NULL, "a router mixes several adapters"},
-    {"kasa_config", read_off, NULL, "a diagonal stands between A and B; " CLORA__PEFT_MERGE},
-    {"monteclora_config", read_off, NULL, "A is sampled; " CLORA__PEFT_MERGE},
-    {"velora_config", read_off, NULL, "x is compressed before A; " CLORA__PEFT_MERGE},
+    {"layer_replication", read_off, "the base's layers are repeated; " CLORA__PEFT_MERGE},
+    {"alora_invocation_tokens", read_off, "the scale depends on the tokens before a row"},
+    {"use_bdlora", read_off, "A or B is block-diagonal; " CLORA__PEFT_MERGE},
+    {"use_qalora", read_off, "x is pooled before A; " CLORA__PEFT_MERGE},
+    {"arrow_config", read_off, "a router mixes several adapters"},
+    {"kasa_config", read_off, "a diagonal stands between A and B; " CLORA__PEFT_MERGE},
+    {"monteclora_config", read_off, "A is sampled; " CLORA__PEFT_MERGE},
+    {"velora_config", read_off, "x is compressed before A; " CLORA__PEFT_MERGE},
 
-    {"auto_mapping", NULL, NULL, NULL},
-    {"base_model_name_or_path", NULL, NULL, NULL},
-    {"corda_config", NULL, NULL, NULL}, /* the *_config below count only with init_lora_weights */
-    {"ensure_weight_tying", NULL, NULL, NULL},
-    {"eva_config", NULL, NULL, NULL},
-    {"exclude_modules", NULL, NULL, NULL},
-    {"inference_mode", NULL, NULL, NULL},
-    {"layers_pattern", NULL, NULL, NULL},
-    {"layers_to_transform", NULL, NULL, NULL},
-    {"loftq_config", NULL, NULL, NULL},
-    {"lora_dropout", NULL, NULL, NULL},
-    {"lora_ga_config", NULL, NULL, NULL},
-    {"megatron_config", NULL, NULL, NULL},
-    {"megatron_core", NULL, NULL, NULL},
-    {"peft_version", NULL, NULL, NULL},
-    {"qalora_group_size", NULL, NULL, NULL}, /* counts only with use_qalora */
-    {"revision", NULL, NULL, NULL},
-    {"runtime_config", NULL, NULL, NULL},
-    {"target_modules", NULL, NULL, NULL},
-    {"task_type", NULL, NULL, NULL},
+    {"auto_mapping", NULL, NULL},
+    {"base_model_name_or_path", NULL, NULL},
+    {"bias", NULL, NULL}, /* which of the base's biases are in the file, to be carried along */
+    {"corda_config", NULL, NULL}, /* the *_config below count only with init_lora_weights */
+    {"ensure_weight_tying", NULL, NULL},
+    {"eva_config", NULL, NULL},
+    {"exclude_modules", NULL, NULL},
+    {"inference_mode", NULL, NULL},
+    {"layers_pattern", NULL, NULL},
+    {"layers_to_transform", NULL, NULL},
+    {"loftq_config", NULL, NULL},
+    {"lora_dropout", NULL, NULL},
+    {"lora_ga_config", NULL, NULL},
+    {"megatron_config", NULL, NULL},
+    {"megatron_core", NULL, NULL},
+    {"modules_to_save", NULL, NULL}, /* likewise */
+    {"peft_version", NULL, NULL},
+    {"qalora_group_size", NULL, NULL}, /* counts only with use_qalora */
+    {"revision", NULL, NULL},
+    {"runtime_config", NULL, NULL},
+    {"target_modules", NULL, NULL},
+    {"task_type", NULL, NULL},
 };
 
 static clora_status read_field(struct clora__peft_config *config, const char *key,
@@ -237,6 +245,9 @@ static clora_status read_config(struct clora__peft_config *config) {
   TRY(read_field(config, "peft_type", value)); /* first: another type has other fields */
   const char *key;
   json_object_foreach(config->json, key, value) TRY(read_field(config, key, value));
+  CHECK(!config->has_bias || !config->has_magnitude, CLORA_UNSUPPORTED,
+        "%s: \"lora_bias\" and \"use_dora\" are both set, which PEFT itself does not allow",
+        config->path);
   return CLORA_OK;
 }
 
@@ -273,22 +284,19 @@ static clora_status find_value(const struct clora__peft_config *config,
 }
 
 clora_status clora__peft_config_scale(const struct clora__peft_config *config,
-                                      const char *tensor_path, clora_adapter_layer *about) {
+                                      const char *tensor_path, const char *tensor,
+                                      clora_adapter_layer *about) {
   const json_t *rank = NULL, *alpha = NULL;
   size_t r = config->r;
   TRY(find_value(config, &config->ranks, about->name, &rank));
   TRY(find_value(config, &config->alphas, about->name, &alpha));
   clora__json_size(rank, &r);
-  CHECK(r == about->r, CLORA_BAD_FILE,
-        "%s: tensor \"" CLORA__PEFT_PREFIX "%s" CLORA__PEFT_A "\" has rank %zu, %s says %zu",
-        tensor_path, QUOTE(about->name), about->r, rank != NULL ? "rank_pattern" : "r", r);
+  CHECK(r == about->r, CLORA_BAD_FILE, "%s: tensor \"%s\" has rank %zu, %s says %zu", tensor_path,
+        QUOTE(tensor), about->r, rank != NULL ? "rank_pattern" : "r", r);
   about->alpha = alpha != NULL ? json_number_value(alpha) : config->alpha;
   about->mode = config->is_rank_stabilised ? CLORA_ALPHA_OVER_SQRT_R : CLORA_ALPHA_OVER_R;
   about->scale = about->alpha / (config->is_rank_stabilised ? sqrt((double)r) : (double)r);
-  CHECK(fabs(about->scale) <= CLORA__PEFT_SCALE, CLORA_UNSUPPORTED,
-        "%s: module \"%s\" has the scale %g, magnitudes up to %g are supported", config->path,
-        QUOTE(about->name), about->scale, CLORA__PEFT_SCALE);
-  return CLORA_OK;
+  return clora__host_check(config->path, about);
 }
 
 static clora_status open_matching(struct clora__peft_config *config) {

@@ -13,16 +13,7 @@
 #define CLORA__PEFT_CONFIG "adapter_config.json"
 #define CLORA__PEFT_TENSORS "adapter_model.safetensors"
 
-/* The names of the two halves of module M: PREFIX M A and PREFIX M B. */
-#define CLORA__PEFT_PREFIX "base_model.model."
-#define CLORA__PEFT_A ".lora_A.weight"
-#define CLORA__PEFT_B ".lora_B.weight"
-
 #define CLORA__PEFT_MERGE "merge it into the base with PEFT's merge_and_unload()"
-
-/* Ranks in use are below 512 and scales below 100: past these limits a file is broken. */
-enum { CLORA__PEFT_RANK = 4096 };
-#define CLORA__PEFT_SCALE 1e6
 
 struct clora__pattern {
   const char *key;
@@ -43,7 +34,8 @@ struct clora__peft_config {
   json_t *json;
   size_t r;
   double alpha;
-  bool is_rank_stabilised;
+  bool is_rank_stabilised, has_magnitude, has_bias, fan_in_fan_out;
+  const char *changed_base; /* in json: the initialisation that changed the base; or NULL */
   struct clora__patterns ranks, alphas;
   pcre2_compile_context *compiling;
   pcre2_match_context *matching;
@@ -58,8 +50,9 @@ void clora__peft_config_close(struct clora__peft_config *config);
 clora_status clora__peft_config_expect(struct clora__peft_config *config, size_t tensor_count);
 
 /* Completes *about, whose name and r are known: alpha, mode and scale. Fails when the rank is not
- * what the config says; tensor_path is for the message. */
+ * what the config says; the message names the tensor of A. */
 clora_status clora__peft_config_scale(const struct clora__peft_config *config,
-                                      const char *tensor_path, clora_adapter_layer *about);
+                                      const char *tensor_path, const char *tensor,
+                                      clora_adapter_layer *about);
 
 #endif

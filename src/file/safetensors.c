@@ -22,18 +22,19 @@ static const struct type {
   const char *name;
   unsigned bits;
   enum clora__number number;
+  int place; /* in the order in which tensors are written, backwards */
 } types[] = {
-    {"F32", 32, CLORA__F32},          {"F16", 16, CLORA__F16},
-    {"BF16", 16, CLORA__BF16},        {"F64", 64, CLORA__F64},
-    {"BOOL", 8, CLORA__OTHER},        {"F4", 4, CLORA__OTHER},
-    {"F6_E2M3", 6, CLORA__OTHER},     {"F6_E3M2", 6, CLORA__OTHER},
-    {"U8", 8, CLORA__OTHER},          {"I8", 8, CLORA__OTHER},
-    {"F8_E5M2", 8, CLORA__OTHER},     {"F8_E4M3", 8, CLORA__OTHER},
-    {"F8_E8M0", 8, CLORA__OTHER},     {"F8_E4M3FNUZ", 8, CLORA__OTHER},
-    {"F8_E5M2FNUZ", 8, CLORA__OTHER}, {"I16", 16, CLORA__OTHER},
-    {"U16", 16, CLORA__OTHER},        {"I32", 32, CLORA__OTHER},
-    {"U32", 32, CLORA__OTHER},        {"C64", 64, CLORA__OTHER},
-    {"I64", 64, CLORA__OTHER},        {"U64", 64, CLORA__OTHER},
+    {"F32", 32, CLORA__F32, 17},          {"F16", 16, CLORA__F16, 13},
+    {"BF16", 16, CLORA__BF16, 14},        {"F64", 64, CLORA__F64, 19},
+    {"BOOL", 8, CLORA__OTHER, 0},         {"F4", 4, CLORA__OTHER, 1},
+    {"F6_E2M3", 6, CLORA__OTHER, 2},      {"F6_E3M2", 6, CLORA__OTHER, 3},
+    {"U8", 8, CLORA__OTHER, 4},           {"I8", 8, CLORA__OTHER, 5},
+    {"F8_E5M2", 8, CLORA__OTHER, 6},      {"F8_E4M3", 8, CLORA__OTHER, 7},
+    {"F8_E8M0", 8, CLORA__OTHER, 8},      {"F8_E4M3FNUZ", 8, CLORA__OTHER, 9},
+    {"F8_E5M2FNUZ", 8, CLORA__OTHER, 10}, {"I16", 16, CLORA__OTHER, 11},
+    {"U16", 16, CLORA__OTHER, 12},        {"I32", 32, CLORA__OTHER, 15},
+    {"U32", 32, CLORA__OTHER, 16},        {"C64", 64, CLORA__OTHER, 18},
+    {"I64", 64, CLORA__OTHER, 20},        {"U64", 64, CLORA__OTHER, 21},
 };
 
 static const struct type *find_type(const char *name) {
@@ -145,6 +146,7 @@ static clora_status read_entries(struct clora__safetensors *opened) {
   json_object_foreach(opened->header, name, entry) {
     if (strcmp(name, METADATA) == 0) {
       TRY(check_metadata(path, entry));
+      opened->metadata = entry;
     } else {
       TRY(read_entry(path, name, entry, &opened->tensors[opened->count++]));
     }
@@ -268,28 +270,62 @@ clora_status clora__safetensors_read(const struct clora__safetensors *opened,
   return check_unchanged(&opened->file);
 }
 
-static const struct type *type_of(clora_dtype dtype) {
-  return &types[clora__number_of(dtype)]; /* the first rows are in the order of the enumerators */
+clora_status clora__safetensors_read_bytes(const struct clora__safetensors *opened,
+                                           const struct clora__tensor *tensor,
+                                           unsigned char *bytes) {
+  TRY(clora__file_read(&opened->file, opened->data_at + tensor->begin, bytes,
+                       (size_t)(tensor->end - tensor->begin)));
+  return check_unchanged(&opened->file);
+}
+
+const char *clora__safetensors_dtype(clora_dtype dtype) {
+  return types[clora__number_of(dtype)].name; /* the first rows are in the enumerators' order */
+}
+
+static const char *written_dtype(const struct clora__tensor_values *tensor) {
+  return tensor->raw != NULL ? tensor->raw->dtype : clora__safetensors_dtype(tensor->dtype);
 }
 
 static int compare_written(const void *left, const void *right) {
   const struct clora__tensor_values *a = left, *b = right;
-  static const int ranks[] = {[CLORA_F32] = 0, [CLORA_BF16] = 1, [CLORA_F16] = 2};
-  if (a->dtype != b->dtype) return ranks[a->dtype] - ranks[b->dtype];
-  return strcmp(a->name, b->name);
+  int difference = find_type(written_dtype(b))->place - find_type(written_dtype(a))->place;
+  return difference != 0 ? difference : strcmp(a->name, b->name);
+}
+
+static bool measure_written(const struct clora__tensor_values *tensor, size_t *bytes) {
+  if (tensor->raw != NULL) {
+    *bytes = tensor->raw->bytes;
+    return true;
+  }
+  return clora__multiply(tensor->rows, tensor->cols, bytes) &&
+         clora__multiply(*bytes, clora_dtype_size(tensor->dtype), bytes);
+}
+
+static json_t *write_shape(const struct clora__tensor_values *tensor) {
+  const size_t matrix[] = {tensor->rows, tensor->cols, 1, 1};
+  const size_t *shape = tensor->rank == 1 ? matrix + 1 : matrix;
+  size_t rank = tensor->rank > 0 ? tensor->rank : 2;
+  if (tensor->raw != NULL) {
+    shape = tensor->raw->shape;
+    rank = tensor->raw->rank;
+  }
+  json_t *array = json_array();
+  for (size_t n = 0; n < rank; n++)
+    json_array_append_new(array, json_integer((json_int_t)shape[n]));
+  return array;
 }
 
 /* One entry of the header; *end is where the tensor before it ends. */
 static clora_status describe(json_t *header, const struct clora__tensor_values *tensor,
                              size_t *end) {
   size_t bytes, begin = *end;
-  bool fits = clora__multiply(tensor->rows, tensor->cols, &bytes) &&
-              clora__multiply(bytes, clora_dtype_size(tensor->dtype), &bytes) &&
-              clora__add(begin, bytes, end) && *end <= INT64_MAX;
+  bool fits = measure_written(tensor, &bytes) && clora__add(begin, bytes, end) && *end <= INT64_MAX;
   CHECK(fits, CLORA_INVALID_ARGUMENT, "tensor \"%s\" exceeds 64 bits", QUOTE(tensor->name));
-  json_t *entry = json_pack("{s:s, s:[I, I], s:[I, I]}", "dtype", type_of(tensor->dtype)->name,
-                            "shape", (json_int_t)tensor->rows, (json_int_t)tensor->cols,
-                            "data_offsets", (json_int_t)begin, (json_int_t)*end);
+  CHECK(json_object_get(header, tensor->name) == NULL, CLORA_INVALID_ARGUMENT,
+        "two tensors have the name \"%s\"", QUOTE(tensor->name));
+  json_t *entry =
+      json_pack("{s:s, s:o, s:[I, I]}", "dtype", written_dtype(tensor), "shape",
+                write_shape(tensor), "data_offsets", (json_int_t)begin, (json_int_t)*end);
   CHECK(entry != NULL, CLORA_OUT_OF_MEMORY, "no memory for a header");
   CHECK(json_object_set_new(header, tensor->name, entry) == 0, CLORA_INVALID_ARGUMENT,
         "the tensor name \"%s\" is not valid UTF-8", QUOTE(tensor->name));
@@ -310,23 +346,28 @@ static clora_status write_header(struct clora__output *output, const json_t *hea
   return status;
 }
 
+static clora_status write_data(struct clora__output *output,
+                               const struct clora__tensor_values *tensor) {
+  if (tensor->raw != NULL) return clora__output_write(output, tensor->bytes, tensor->raw->bytes);
+  return clora__write_numbers(output, tensor->dtype, tensor->rows, tensor->cols, tensor->transposed,
+                              tensor->values);
+}
+
 static clora_status write_file(struct clora__output *output, json_t *header,
                                const struct clora__tensor_values *tensors, size_t count) {
   CHECK(header != NULL, CLORA_OUT_OF_MEMORY, "no memory for a header");
   size_t end = 0;
   for (size_t n = 0; n < count; n++) TRY(describe(header, &tensors[n], &end));
   TRY(write_header(output, header));
-  for (size_t n = 0; n < count; n++) {
-    const struct clora__tensor_values *t = &tensors[n];
-    TRY(clora__write_numbers(output, t->dtype, t->rows, t->cols, t->transposed, t->values));
-  }
+  for (size_t n = 0; n < count; n++) TRY(write_data(output, &tensors[n]));
   return CLORA_OK;
 }
 
-clora_status clora__safetensors_write(struct clora__output *output,
+clora_status clora__safetensors_write(struct clora__output *output, const json_t *metadata,
                                       struct clora__tensor_values *tensors, size_t count) {
   qsort(tensors, count, sizeof *tensors, compare_written);
-  json_t *header = json_pack("{s:{s:s}}", METADATA, "format", "pt");
+  json_t *header = metadata != NULL ? json_pack("{s:O}", METADATA, (json_t *)metadata)
+                                    : json_pack("{s:{s:s}}", METADATA, "format", "pt");
   clora_status status = write_file(output, header, tensors, count);
   json_decref(header);
   return status;

@@ -20,7 +20,8 @@ struct clora__tensor {
 
 struct clora__safetensors {
   struct clora__file file;
-  struct json_t *header; /* owns the names */
+  struct json_t *header;         /* owns the names */
+  const struct json_t *metadata; /* in the header; NULL: there is none */
   uint64_t data_at;
   size_t count;
   struct clora__tensor *tensors; /* ordered by name */
@@ -39,18 +40,29 @@ const struct clora__tensor *clora__safetensors_find(const struct clora__safetens
 clora_status clora__safetensors_read(const struct clora__safetensors *opened,
                                      const struct clora__tensor *tensor, float *values);
 
-/* A matrix [rows, cols] to be written. */
+/* Reads the bytes of one tensor of any dtype as they are. */
+clora_status clora__safetensors_read_bytes(const struct clora__safetensors *opened,
+                                           const struct clora__tensor *tensor,
+                                           unsigned char *bytes);
+
+/* "F32", "F16", "BF16". */
+const char *clora__safetensors_dtype(clora_dtype dtype);
+
+/* A tensor to be written: a matrix of values, or bytes of any shape and dtype. */
 struct clora__tensor_values {
   const char *name;
   clora_dtype dtype;
   size_t rows, cols;
   const float *values; /* dense; [cols, rows] when transposed */
   bool transposed;
+  size_t rank; /* of the shape: 0 is 2, [rows, cols]; 1 is [cols]; 4 is [rows, cols, 1, 1] */
+  const clora_adapter_tensor *raw; /* NULL, or what counts instead of everything but the name */
+  const unsigned char *bytes;      /* of raw */
 };
 
-/* Writes a whole file with the metadata {"format": "pt"}. Orders the tensors as the format wants
- * them: wide dtypes first, then by name. */
-clora_status clora__safetensors_write(struct clora__output *output,
+/* Writes a whole file with this metadata, an object of strings; NULL: {"format": "pt"}. Orders the
+ * tensors as the format's own library does: by dtype, wide ones first, then by name. */
+clora_status clora__safetensors_write(struct clora__output *output, const struct json_t *metadata,
                                       struct clora__tensor_values *tensors, size_t count);
 
 #endif

@@ -1,0 +1,85 @@
+/* A layer's tensors, from a file's orientation into ours.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "file/values.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/status.h"
+#include "file/json.h"
+
+static clora_status check_matrix(const char *path, const struct clora__tensor *tensor) {
+  bool is_pixelwise = tensor->rank == 4 && tensor->shape[2] == 1 && tensor->shape[3] == 1;
+  CHECK(tensor->rank <= 2 || is_pixelwise, CLORA_UNSUPPORTED,
+        "%s: tensor \"%s\" has %zu dimensions: of adapted convolutions only those of 1x1 are "
+        "supported; merge it into the base with the tool that made it",
+        path, QUOTE(tensor->name), tensor->rank);
+  CHECK(tensor->rank >= 2 && tensor->count > 0, CLORA_BAD_FILE,
+        "%s: tensor \"%s\" is not a matrix with rows and columns", path, QUOTE(tensor->name));
+  return CLORA_OK;
+}
+
+clora_status clora__check_factors(const char *path, const struct clora__tensor *a,
+                                  const struct clora__tensor *b) {
+  TRY(check_matrix(path, a));
+  TRY(check_matrix(path, b));
+  CHECK(a->shape[0] == b->shape[1] && a->rank == b->rank, CLORA_BAD_FILE,
+        "%s: tensor \"%s\" has rank %zu, its other half \"%s\" %zu (of %zu and %zu dimensions)",
+        path, QUOTE(a->name), a->shape[0], QUOTE(b->name), b->shape[1], a->rank, b->rank);
+  return CLORA_OK;
+}
+
+clora_dtype clora__stored_dtype(const struct clora__tensor *tensor) {
+  return tensor->number == CLORA__F16    ? CLORA_F16
+         : tensor->number == CLORA__BF16 ? CLORA_BF16
+                                         : CLORA_F32;
+}
+
+static clora_status read_finite(const struct clora__safetensors *opened,
+                                const struct clora__tensor *tensor, float *values) {
+  TRY(clora__safetensors_read(opened, tensor, values));
+  for (size_t n = 0; n < tensor->count; n++) {
+    CHECK(isfinite(values[n]), CLORA_BAD_FILE,
+          "%s: tensor \"%s\" has the value %g at element %zu, finite f32 is expected",
+          opened->file.path, QUOTE(tensor->name), (double)values[n], n);
+  }
+  return CLORA_OK;
+}
+
+/* Copies [rows, cols] into [cols, rows]. */
+static void transpose(size_t rows, size_t cols, const float *from, float *to) {
+  for (size_t i = 0; i < rows; i++) {
+    for (size_t k = 0; k < cols; k++) to[k * rows + i] = from[i * cols + k];
+  }
+}
+
+clora_status clora__read_transposed(const struct clora__safetensors *opened,
+                                    const struct clora__tensor *tensor, float *values) {
+  float *stored;
+  TRY(clora__allocate(tensor->count, sizeof *stored, &stored));
+  clora_status status = read_finite(opened, tensor, stored);
+  if (status == CLORA_OK) transpose(tensor->shape[0], tensor->shape[1], stored, values);
+  free(stored);
+  return status;
+}
+
+clora_status clora__read_vector(const struct clora__safetensors *opened,
+                                const struct clora__tensor *tensor, size_t count, float *values) {
+  CHECK(tensor->rank == 1 && tensor->count == count, CLORA_BAD_FILE,
+        "%s: tensor \"%s\" has %zu dimensions and %zu values, a vector of %zu is expected",
+        opened->file.path, QUOTE(tensor->name), tensor->rank, tensor->count, count);
+  return read_finite(opened, tensor, values);
+}
+
+clora_status clora__carry_tensor(const struct clora__safetensors *opened,
+                                 const struct clora__tensor *tensor, const char *name,
+                                 struct clora__host_adapter *adapter) {
+  clora_adapter_tensor about = {.name = name,
+                                .dtype = tensor->dtype,
+                                .rank = tensor->rank,
+                                .bytes = (size_t)(tensor->end - tensor->begin)};
+  for (size_t n = 0; n < tensor->rank; n++) about.shape[n] = tensor->shape[n];
+  unsigned char *data;
+  TRY(clora__host_add_tensor(adapter, &about, &data));
+  return clora__safetensors_read_bytes(opened, tensor, data);
+}
