@@ -124,8 +124,8 @@ START_TEST(refuses_paths_that_hold_no_adapter) {
   clora_adapter *adapter;
   const char *file = FORMATS "plain/adapter_model.safetensors";
   ck_fails(clora_adapter_load(own("none"), &adapter), CLORA_IO_FAILURE, "none: cannot open: No su");
-  ck_fails(clora_adapter_load(file, &adapter), CLORA_BAD_FILE,
-           "adapter_model.safetensors: a file; an adapter is a folder with adapter_config.json");
+  ck_fails(clora_adapter_load(file, &adapter), CLORA_UNSUPPORTED,
+           "that is PEFT's spelling: give the path of the folder");
   ck_fails(clora_adapter_load(FORMATS, &adapter), CLORA_BAD_FILE,
            "a folder without a readable adapter_config.json");
   ck_fails(clora_adapter_load(FORMATS "pissa/raw", &adapter), CLORA_UNSUPPORTED, "pissa");

@@ -9,7 +9,10 @@
 
 #include "base/os.h"
 #include "base/status.h"
+#include "file/gguf.h"
 #include "file/json.h"
+#include "file/kohya.h"
+#include "file/pair.h"
 #include "file/peft.h"
 
 /* The first row that recognises a path loads it; the first whose ending a path has saves it. */
@@ -22,24 +25,39 @@ static const struct format {
   clora_status (*save)(const char *path, const clora_save_options *options,
                        const struct clora__host_adapter *adapter);
 } formats[] = {
+    {"gguf", ".gguf", clora__gguf_recognises, clora__gguf_load, clora__gguf_save},
+    {"npy", ".npy", clora__pair_recognises, clora__pair_load, clora__pair_save},
+    {"kohya", ".safetensors", clora__kohya_recognises, clora__kohya_load, clora__kohya_save},
     {"peft", "", clora__peft_recognises, clora__peft_load, clora__peft_save},
 };
 
 #define FORMAT_COUNT (sizeof formats / sizeof *formats)
 
+/* A zip archive, as torch.save() writes it, or a bare pickle. */
+static bool is_pickle(const struct clora__file *file) {
+  unsigned char start[2] = {0};
+  if (file->size_bytes < 2 || clora__file_read(file, 0, start, 2) != CLORA_OK) return false;
+  return (start[0] == 'P' && start[1] == 'K') || (start[0] == 0x80 && start[1] <= 5);
+}
+
 /* Says what lies at a path that no format recognises. */
 static clora_status fail_unrecognised(const char *path) {
   static const char expected[] =
-      "an adapter is a folder with adapter_config.json and adapter_model.safetensors, as PEFT's "
-      "save_pretrained() writes it";
+      "an adapter is PEFT's folder with adapter_config.json and adapter_model.safetensors, one "
+      ".safetensors file of kohya's kind, one .gguf file, or NAME.A.npy beside NAME.B.npy";
   CHECK(!clora__is_directory(path), CLORA_BAD_FILE,
         "%s: a folder without a readable adapter_config.json; %s (an adapter that is not named "
         "default lies in a subfolder of its name)",
         path, expected);
   struct clora__file file;
   TRY(clora__file_open(path, &file));
+  bool pickled = is_pickle(&file);
   clora__file_close(&file);
-  FAIL(CLORA_BAD_FILE, "%s: a file; %s: give the path of the folder", path, expected);
+  CHECK(!pickled, CLORA_UNSUPPORTED,
+        "%s: a pickle, which can run code, is never opened; convert it where you trust it: "
+        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"FILE.safetensors\")",
+        path);
+  FAIL(CLORA_BAD_FILE, "%s: a file of no known format; %s", path, expected);
 }
 
 static clora_status load_first(const char *path, const clora_load_options *options,

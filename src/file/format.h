@@ -27,8 +27,9 @@ struct clora__host_adapter {
   struct clora__host_tensor *tensors;
   size_t tensor_count;
   char *changed_base;     /* the initialisation that changed the base; NULL: none did */
-  struct json_t *config;  /* what a format carries along for itself: PEFT's fields, */
-  struct json_t *strings; /* the string metadata of a single file */
+  char *architecture;     /* of the base, as GGUF spells it; NULL: not known */
+  struct json_t *config;  /* the fields of a PEFT config, carried along; NULL: there is none */
+  struct json_t *strings; /* the metadata of a safetensors file, likewise */
 };
 
 /* Appends a layer with room for its values, bias and magnitude too where *about has them, and gives
@@ -52,6 +53,11 @@ clora_dtype clora__common_dtype(clora_dtype a, clora_dtype b);
 
 /* Checks what every format's layer must be: sizes, rank, and a scale that is not absurd. */
 clora_status clora__host_check(const char *path, const clora_adapter_layer *about);
+
+/* Checks that the layers are A, B and a scale and that no tensors are carried along, for formats
+ * that have no place for anything else; "kohya's" names them. */
+clora_status clora__host_check_plain(const char *path, const char *whose,
+                                     const struct clora__host_adapter *adapter);
 
 /* Ranks in use are below 512 and scales below 100: past these limits a file is broken. */
 enum { CLORA__RANK_LIMIT = 4096 };

@@ -102,6 +102,7 @@ void clora__host_free(struct clora__host_adapter *adapter) {
   free(adapter->items);
   free(adapter->tensors);
   free(adapter->changed_base);
+  free(adapter->architecture);
   json_decref(adapter->config);
   json_decref(adapter->strings);
   *adapter = (struct clora__host_adapter){0};
@@ -118,5 +119,28 @@ clora_status clora__host_check(const char *path, const clora_adapter_layer *abou
   CHECK(fabs(about->scale) <= CLORA__SCALE_LIMIT, CLORA_UNSUPPORTED,
         "%s: layer \"%s\" has the scale %g, magnitudes up to %g are supported", path,
         QUOTE(about->name), about->scale, CLORA__SCALE_LIMIT);
+  return CLORA_OK;
+}
+
+clora_status clora__host_check_plain(const char *path, const char *whose,
+                                     const struct clora__host_adapter *adapter) {
+  CHECK(adapter->tensor_count == 0, CLORA_UNSUPPORTED,
+        "%s: the adapter carries %zu tensors of the base, \"%s\" among them, which %s format has "
+        "no place for",
+        path, adapter->tensor_count, QUOTE(adapter->tensors[0].about.name), whose);
+  CHECK(adapter->changed_base == NULL, CLORA_UNSUPPORTED,
+        "%s: the adapter is right only over the base that \"%s\" changed, which %s format cannot "
+        "say",
+        path, QUOTE(adapter->changed_base), whose);
+  for (size_t n = 0; n < adapter->count; n++) {
+    const clora_adapter_layer *about = &adapter->items[n].about;
+    CHECK(!about->has_magnitude, CLORA_UNSUPPORTED,
+          "%s: layer \"%s\" has a magnitude (DoRA), which %s format has no place for", path,
+          QUOTE(about->name), whose);
+    CHECK(!about->has_bias, CLORA_UNSUPPORTED,
+          "%s: layer \"%s\" has a bias of B, which %s format has no place for", path,
+          QUOTE(about->name), whose);
+    TRY(clora__host_check(path, about));
+  }
   return CLORA_OK;
 }
