@@ -509,6 +509,32 @@ CLORA_API size_t clora_adapter_count(const clora_adapter *adapter);
 CLORA_API clora_status clora_adapter_describe(const clora_adapter *adapter, size_t index,
                                               clora_adapter_layer *layer);
 
+typedef struct clora_rename_options {
+  const char *from, *to;    /* "peft", "gguf" or "kohya" */
+  const char *prefix;       /* of kohya names; NULL: "lora_unet_" */
+  const char *architecture; /* of GGUF; NULL: what a GGUF file said, else "llama" */
+  size_t heads, kv_heads;   /* of the base's attention; needed for q and k of llama's family, whose
+                               rows llama.cpp reorders; kv_heads 0: as many as heads */
+} clora_rename_options;
+
+/* Translates the names of all layers from one format's spelling into another's: PEFT's
+ * "model.layers.0.self_attn.q_proj", GGUF's "blk.0.attn_q" (B's columns of q and k move with the
+ * name where llama.cpp keeps them in another order), kohya's "lora_unet_..." with _ for each dot.
+ * Back from kohya's only where the file was written so: it keeps the dotted names in its metadata.
+ * CLORA_UNSUPPORTED names a layer for which no other name is known. */
+CLORA_API clora_status clora_adapter_rename(clora_adapter *adapter,
+                                            const clora_rename_options *options);
+
+/* Rounds all values of the layers to what dtype holds, and has them saved so. *changed is how many
+ * became another value; may be NULL. Refuses values that would become infinite. */
+CLORA_API clora_status clora_adapter_convert(clora_adapter *adapter, clora_dtype dtype,
+                                             size_t *changed);
+
+/* "peft", "kohya", "gguf", "npy": what lies at the path, and what a path is saved as by default;
+ * NULL when the path holds none of them. */
+CLORA_API const char *clora_adapter_format(const char *path);
+CLORA_API const char *clora_adapter_format_of(const char *path);
+
 /* The tensors that are carried along. */
 CLORA_API size_t clora_adapter_tensor_count(const clora_adapter *adapter);
 CLORA_API clora_status clora_adapter_describe_tensor(const clora_adapter *adapter, size_t index,

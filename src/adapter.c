@@ -12,6 +12,7 @@
 #include "file/dora.h"
 #include "file/format.h"
 #include "file/json.h"
+#include "file/rename.h"
 #include "op/layer.h"
 
 struct clora_adapter {
@@ -23,6 +24,28 @@ static clora_status check_index(const clora_adapter *adapter, size_t index) {
   CHECK(index < adapter->host.count, CLORA_INVALID_ARGUMENT,
         "index is %zu, the adapter has %zu layers", index, adapter->host.count);
   return CLORA_OK;
+}
+
+/* Values of this magnitude would be stored as infinity. */
+static clora_status check_range(const char *name, clora_dtype dtype, size_t count,
+                                const float *values) {
+  double overflow = clora__dtype_overflow(dtype);
+  for (size_t n = 0; n < count; n++) {
+    CHECK(fabs(values[n]) < overflow, CLORA_INVALID_ARGUMENT,
+          "layer \"%s\" has the value %g, which %s cannot hold", QUOTE(name), (double)values[n],
+          clora_dtype_name(dtype));
+  }
+  return CLORA_OK;
+}
+
+static clora_status check_values(const struct clora__host_layer *layer, clora_dtype dtype) {
+  const clora_adapter_layer *about = &layer->about;
+  TRY(check_range(about->name, dtype, about->d_in * about->r, layer->a));
+  if (layer->bias != NULL) TRY(check_range(about->name, dtype, about->d_out, layer->bias));
+  if (layer->magnitude != NULL) {
+    TRY(check_range(about->name, dtype, about->d_out, layer->magnitude));
+  }
+  return check_range(about->name, dtype, about->r * about->d_out, layer->b);
 }
 
 clora_status clora_adapter_create(clora_adapter **adapter) {
@@ -63,6 +86,52 @@ clora_status clora_adapter_save_with(const clora_adapter *adapter, const char *p
 
 clora_status clora_adapter_save(const clora_adapter *adapter, const char *path) {
   return clora_adapter_save_with(adapter, path, NULL);
+}
+
+clora_status clora_adapter_rename(clora_adapter *adapter, const clora_rename_options *options) {
+  CHECK(adapter != NULL && options != NULL, CLORA_INVALID_ARGUMENT, "adapter or options is NULL");
+  return clora__rename(&adapter->host, options);
+}
+
+const char *clora_adapter_format(const char *path) {
+  return path != NULL ? clora__format_at(path) : NULL;
+}
+
+const char *clora_adapter_format_of(const char *path) {
+  return path != NULL ? clora__format_of(path) : NULL;
+}
+
+static size_t round_values(clora_dtype dtype, size_t count, float *values) {
+  size_t changed = 0;
+  for (size_t n = 0; values != NULL && n < count; n++) {
+    float rounded = clora__dtype_round(dtype, values[n]);
+    changed += rounded != values[n];
+    values[n] = rounded;
+  }
+  return changed;
+}
+
+static size_t round_layer(clora_dtype dtype, struct clora__host_layer *layer) {
+  clora_adapter_layer *about = &layer->about;
+  about->dtype = about->a_dtype = about->b_dtype = layer->extra = dtype;
+  return round_values(dtype, about->d_in * about->r, layer->a) +
+         round_values(dtype, about->r * about->d_out, layer->b) +
+         round_values(dtype, about->d_out, layer->bias) +
+         round_values(dtype, about->d_out, layer->magnitude);
+}
+
+clora_status clora_adapter_convert(clora_adapter *adapter, clora_dtype dtype, size_t *changed) {
+  size_t count = 0;
+  CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");
+  CHECK(clora_dtype_size(dtype) > 0, CLORA_INVALID_ARGUMENT, "unknown dtype %d", (int)dtype);
+  for (size_t n = 0; n < adapter->host.count; n++) {
+    TRY(check_values(&adapter->host.items[n], dtype));
+  }
+  for (size_t n = 0; n < adapter->host.count; n++) {
+    count += round_layer(dtype, &adapter->host.items[n]);
+  }
+  if (changed != NULL) *changed = count;
+  return CLORA_OK;
 }
 
 const char *clora_adapter_changed_base(const clora_adapter *adapter) {
@@ -178,24 +247,6 @@ clora_status clora_adapter_dora(const clora_adapter *adapter, size_t index, cons
   clora_status status = clora__dora_factors(&dora, factors);
   clora__dora_close(&dora);
   return status;
-}
-
-/* Values of this magnitude would be stored as infinity. */
-static clora_status check_range(const char *name, clora_dtype dtype, size_t count,
-                                const float *values) {
-  double overflow = clora__dtype_overflow(dtype);
-  for (size_t n = 0; n < count; n++) {
-    CHECK(fabs(values[n]) < overflow, CLORA_INVALID_ARGUMENT,
-          "layer \"%s\" has the value %g, which %s cannot hold", QUOTE(name), (double)values[n],
-          clora_dtype_name(dtype));
-  }
-  return CLORA_OK;
-}
-
-static clora_status check_values(const struct clora__host_layer *layer, clora_dtype dtype) {
-  const clora_adapter_layer *about = &layer->about;
-  TRY(check_range(about->name, dtype, about->d_in * about->r, layer->a));
-  return check_range(about->name, dtype, about->r * about->d_out, layer->b);
 }
 
 /* What a layer on a device computes is all that this one is. */

@@ -101,7 +101,7 @@ START_TEST(refuses_what_is_no_pair_of_factors) {
       {"{" ENTRY(D, "F32", "[4,3]", "[0,48]") "," ENTRY(U, "F32", "[3,5]", "[48,108]") "}", 108,
        CLORA_BAD_FILE, "has rank 4, its other half \"" U "\" 5"},
       {"{" ENTRY(D, "F32", "[4,3,3,3]", "[0,432]") "," ENTRY(U, "F32", "[3,4,1,1]",
-                                                              "[432,480]") "}",
+                                                             "[432,480]") "}",
        480, CLORA_UNSUPPORTED, "of adapted convolutions only those of 1x1"},
       {"{" HALVES "," ENTRY("m.alpha", "F32", "[2]", "[96,104]") "}", 104, CLORA_BAD_FILE,
        "tensor \"m.alpha\" has 2 values, one is expected"},

@@ -60,13 +60,22 @@ static clora_status fail_unrecognised(const char *path) {
   FAIL(CLORA_BAD_FILE, "%s: a file of no known format; %s", path, expected);
 }
 
+static const struct format *recognise(const char *path) {
+  for (size_t n = 0; n < FORMAT_COUNT; n++) {
+    if (formats[n].recognises(path)) return &formats[n];
+  }
+  return NULL;
+}
+
+const char *clora__format_at(const char *path) {
+  const struct format *format = recognise(path);
+  return format != NULL ? format->name : NULL;
+}
+
 static clora_status load_first(const char *path, const clora_load_options *options,
                                struct clora__host_adapter *adapter) {
-  for (size_t n = 0; n < FORMAT_COUNT; n++) {
-    if (!formats[n].recognises(path)) continue;
-    return formats[n].load(path, options, adapter);
-  }
-  return fail_unrecognised(path);
+  const struct format *format = recognise(path);
+  return format != NULL ? format->load(path, options, adapter) : fail_unrecognised(path);
 }
 
 clora_status clora__format_load(const char *path, const clora_load_options *options,

@@ -72,7 +72,9 @@ clora_status clora__format_load(const char *path, const clora_load_options *opti
 clora_status clora__format_save(const char *path, const clora_save_options *options,
                                 const struct clora__host_adapter *adapter);
 
-/* The name of the format that a path is saved in without options. */
+/* The name of the format that lies at a path, NULL: none; and of the one that a path is saved in
+ * without options. */
+const char *clora__format_at(const char *path);
 const char *clora__format_of(const char *path);
 
 #endif

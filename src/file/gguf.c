@@ -70,8 +70,8 @@ static clora_status check_left(const struct gguf *gguf, uint64_t bytes, const ch
 
 static clora_status take(struct gguf *gguf, size_t bytes, void *data, const char *what) {
   TRY(check_left(gguf, bytes, what));
-  bool is_buffered = gguf->at >= gguf->buffer_at &&
-                     gguf->at + bytes <= gguf->buffer_at + gguf->buffered;
+  bool is_buffered =
+      gguf->at >= gguf->buffer_at && gguf->at + bytes <= gguf->buffer_at + gguf->buffered;
   if (!is_buffered) {
     gguf->buffer_at = gguf->at;
     gguf->buffered =
@@ -101,8 +101,9 @@ static clora_status take_text(struct gguf *gguf, size_t most, char *text, const 
   uint64_t length = 0;
   TRY(take_number(gguf, 8, &length, what));
   TRY(check_left(gguf, length, what));
-  CHECK(length >= 1 && length <= most, CLORA_BAD_FILE, "%s: %s has %llu bytes, 1 to %zu are expected",
-        gguf->file.path, what, (unsigned long long)length, most);
+  CHECK(length >= 1 && length <= most, CLORA_BAD_FILE,
+        "%s: %s has %llu bytes, 1 to %zu are expected", gguf->file.path, what,
+        (unsigned long long)length, most);
   TRY(take(gguf, (size_t)length, text, what));
   text[length] = '\0';
   CHECK(strlen(text) == length && clora__json_is_text(text), CLORA_BAD_FILE,
@@ -227,8 +228,8 @@ static clora_status read_pairs(struct gguf *gguf, uint64_t count, char *name) {
   CHECK(gguf->keys != NULL && !clora__fault(), CLORA_OUT_OF_MEMORY, "no memory for keys");
   for (uint64_t n = 0; n < count; n++) {
     TRY(take_text(gguf, KEY_BYTES, name, "a key"));
-    CHECK(json_object_get(gguf->keys, name) == NULL, CLORA_BAD_FILE, "%s: the key \"%s\" comes twice",
-          gguf->file.path, QUOTE(name));
+    CHECK(json_object_get(gguf->keys, name) == NULL, CLORA_BAD_FILE,
+          "%s: the key \"%s\" comes twice", gguf->file.path, QUOTE(name));
     CHECK(json_object_set_new(gguf->keys, name, json_null()) == 0, CLORA_OUT_OF_MEMORY,
           "no memory for keys");
     TRY(read_value(gguf, name));
@@ -250,8 +251,8 @@ static clora_status read_shape(struct gguf *gguf, struct tensor *tensor) {
   for (size_t n = 0; n < tensor->dimensions; n++) {
     uint64_t ne = 0;
     TRY(take_number(gguf, 8, &ne, "a tensor's dimension"));
-    bool fits = ne >= 1 && ne <= INT64_MAX && clora__multiply(tensor->count, (size_t)ne,
-                                                             &tensor->count);
+    bool fits =
+        ne >= 1 && ne <= INT64_MAX && clora__multiply(tensor->count, (size_t)ne, &tensor->count);
     CHECK(fits, CLORA_BAD_FILE, "%s: tensor \"%s\": dimension %zu of %llu is none or too large",
           path, QUOTE(tensor->name), n, (unsigned long long)ne);
     tensor->ne[n] = (size_t)ne;
@@ -270,8 +271,8 @@ static clora_status read_tensor_type(struct gguf *gguf, struct tensor *tensor) {
   CHECK(tensor->ne[0] % tensor->type->block == 0, CLORA_BAD_FILE,
         "%s: tensor \"%s\" has rows of %zu elements, not a multiple of %u as %s needs", path,
         QUOTE(tensor->name), tensor->ne[0], tensor->type->block, tensor->type->name);
-  bool fits = clora__multiply(tensor->count / tensor->type->block, tensor->type->bytes,
-                              &tensor->bytes);
+  bool fits =
+      clora__multiply(tensor->count / tensor->type->block, tensor->type->bytes, &tensor->bytes);
   CHECK(fits, CLORA_BAD_FILE, "%s: tensor \"%s\" exceeds 64 bits", path, QUOTE(tensor->name));
   return CLORA_OK;
 }
@@ -382,7 +383,8 @@ static void decode(const struct tensor *tensor, const unsigned char *bytes, floa
     return;
   }
   for (size_t n = 0; n < tensor->count; n++) {
-    values[n] = clora__decode(clora__number_of(tensor->type->dtype), bytes + n * tensor->type->bytes);
+    values[n] =
+        clora__decode(clora__number_of(tensor->type->dtype), bytes + n * tensor->type->bytes);
   }
 }
 
@@ -424,9 +426,8 @@ static clora_status read_layer(const struct gguf *gguf, const char *module, cons
         "%s: tensors \"%s\" and \"%s\" have %zu and %zu dimensions, matrices are supported",
         gguf->file.path, QUOTE(a->name), QUOTE(b->name), a->dimensions, b->dimensions);
   size_t r = is_embedding ? a->ne[0] : a->ne[1];
-  CHECK(r == b->ne[0], CLORA_BAD_FILE,
-        "%s: tensor \"%s\" has rank %zu, its other half \"%s\" %zu", gguf->file.path,
-        QUOTE(a->name), r, QUOTE(b->name), b->ne[0]);
+  CHECK(r == b->ne[0], CLORA_BAD_FILE, "%s: tensor \"%s\" has rank %zu, its other half \"%s\" %zu",
+        gguf->file.path, QUOTE(a->name), r, QUOTE(b->name), b->ne[0]);
   clora_adapter_layer about = {.name = module,
                                .d_in = is_embedding ? a->ne[1] : a->ne[0],
                                .d_out = b->ne[1],
@@ -457,14 +458,14 @@ static clora_status read_half(const struct gguf *gguf, const struct tensor *tens
   const char *name = tensor->name;
   bool is_a = has_ending(name, A_ENDING), is_b = has_ending(name, B_ENDING);
   CHECK(is_a || is_b, CLORA_UNSUPPORTED,
-        "%s: tensor \"%s\" ends in neither \"" A_ENDING "\" nor \"" B_ENDING "\": it is no half of "
+        "%s: tensor \"%s\" ends in neither \"" A_ENDING "\" nor \"" B_ENDING
+        "\": it is no half of "
         "a LoRA layer",
         gguf->file.path, QUOTE(name));
   struct tensor key;
   memcpy(key.name, name, sizeof key.name);
   key.name[strlen(name) - 1] = is_a ? 'b' : 'a';
-  const struct tensor *other =
-      bsearch(&key, gguf->tensors, gguf->count, sizeof key, compare_names);
+  const struct tensor *other = bsearch(&key, gguf->tensors, gguf->count, sizeof key, compare_names);
   CHECK(other != NULL, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"",
         gguf->file.path, QUOTE(name), QUOTE(key.name));
   if (is_b) return CLORA_OK;

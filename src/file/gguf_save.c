@@ -56,7 +56,8 @@ static bool folds_exactly(const struct clora__host_layer *layer, float factor) {
   for (size_t n = 0; n < about->r * about->d_out; n++) {
     double product = (double)layer->b[n] * (double)factor;
     bool is_lost = product == 0 && layer->b[n] != 0;
-    if (is_lost || (double)clora__dtype_round(about->b_dtype, (float)product) != product) return false;
+    if (is_lost || (double)clora__dtype_round(about->b_dtype, (float)product) != product)
+      return false;
   }
   return true;
 }
@@ -86,7 +87,7 @@ static const struct clora__gguf_type *choose_type(const struct half *half, clora
                                                   bool q8_0, bool is_embedding) {
   if (!q8_0) return type_of(dtype);
   return clora__gguf_type(half->cols % 32 == 0 && !is_embedding ? CLORA__GGUF_Q8_0
-                                                                 : CLORA__GGUF_F16);
+                                                                : CLORA__GGUF_F16);
 }
 
 /* The step of a block of Q8_0 is an f16. */
@@ -96,8 +97,8 @@ static clora_status check_range(const char *path, const struct half *half) {
   for (size_t n = 0; n < half->rows * half->cols; n++) {
     double value = (double)(half->values[n] * half->factor);
     CHECK(fabs(value) < most, CLORA_UNSUPPORTED,
-          "%s: tensor \"%s\" has the value %g, which %s cannot hold", path, QUOTE(half->name), value,
-          half->type->name);
+          "%s: tensor \"%s\" has the value %g, which %s cannot hold", path, QUOTE(half->name),
+          value, half->type->name);
   }
   return CLORA_OK;
 }
@@ -123,8 +124,8 @@ static clora_status describe(const char *path, const struct clora__host_layer *l
                             .factor = factor_of(about, alpha)};
   const clora_dtype dtypes[2] = {about->a_dtype, about->b_dtype};
   for (size_t n = 0; n < 2; n++) {
-    int length = snprintf(halves[n].name, sizeof halves[n].name, "%s.weight.lora_%c", about->name,
-                          "ab"[n]);
+    int length =
+        snprintf(halves[n].name, sizeof halves[n].name, "%s.weight.lora_%c", about->name, "ab"[n]);
     CHECK(length <= CLORA__GGUF_NAME_BYTES, CLORA_UNSUPPORTED,
           "%s: the layer name \"%s\" has %zu bytes; with its ending a tensor's name may have %d",
           path, QUOTE(about->name), strlen(about->name), CLORA__GGUF_NAME_BYTES);

@@ -48,10 +48,12 @@ static clora_status fail_foreign(const char *path, const char *name) {
       {".lokr_", "it belongs to LoKr, whose delta is a Kronecker product"},
       {".dora_scale", "it belongs to DoRA, whose norms the tools of this format take differently"},
       {".diff", "it is a whole weight's or bias's difference"},
-      {".lora_A", "that is PEFT's spelling: give the path of the folder with adapter_config.json, "
-                  "which holds the scale"},
-      {".lora_B", "that is PEFT's spelling: give the path of the folder with adapter_config.json, "
-                  "which holds the scale"},
+      {".lora_A",
+       "that is PEFT's spelling: give the path of the folder with adapter_config.json, "
+       "which holds the scale"},
+      {".lora_B",
+       "that is PEFT's spelling: give the path of the folder with adapter_config.json, "
+       "which holds the scale"},
       {"", "neither " DOWN " nor " UP " nor " ALPHA " of a module"},
   };
   size_t n = 0;
@@ -149,8 +151,8 @@ static clora_status read_tensor(const struct clora__safetensors *opened,
   }
   const struct clora__tensor *alpha = find_part(opened, module, ALPHA, other);
   const struct clora__tensor *up = find_part(opened, module, UP, other);
-  CHECK(up != NULL, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"", path,
-        QUOTE(name), QUOTE(other));
+  CHECK(up != NULL, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"", path, QUOTE(name),
+        QUOTE(other));
   return read_layer(opened, module, tensor, up, alpha, adapter);
 }
 
@@ -189,10 +191,10 @@ struct module {
   unsigned char alpha_bytes[8];
 };
 
-/* In A's dtype where that holds alpha, as sd-scripts does, else in the first wider one that does. */
+/* In A's dtype where that holds alpha, as sd-scripts does, else in the first wider one that does.
+ */
 static void store_alpha(const clora_adapter_layer *about, struct module *module) {
-  double alpha =
-      about->mode == CLORA_ALPHA_OVER_R ? about->alpha : about->scale * (double)about->r;
+  double alpha = about->mode == CLORA_ALPHA_OVER_R ? about->alpha : about->scale * (double)about->r;
   clora_dtype dtype = about->a_dtype;
   if ((double)clora__dtype_round(dtype, (float)alpha) != alpha) dtype = CLORA_F32;
   module->alpha = (clora_adapter_tensor){.dtype = clora__safetensors_dtype(dtype),
@@ -211,8 +213,8 @@ static clora_status describe(const struct clora__host_layer *layer, struct modul
   const clora_adapter_layer *about = &layer->about;
   size_t rank = about->kind == CLORA_POINTWISE ? 4 : 2;
   for (size_t n = 0; n < ENDINGS; n++) {
-    int length = snprintf(module->names[n], sizeof module->names[n], "%s%s", about->name,
-                          endings[n]);
+    int length =
+        snprintf(module->names[n], sizeof module->names[n], "%s%s", about->name, endings[n]);
     CHECK(length <= CLORA__TENSOR_NAME_BYTES, CLORA_INVALID_ARGUMENT,
           "the layer name \"%s\" has %zu bytes, too many for a tensor name of %d",
           QUOTE(about->name), strlen(about->name), CLORA__TENSOR_NAME_BYTES);
@@ -262,7 +264,8 @@ clora_status clora__kohya_save(const char *path, const clora_save_options *optio
   struct clora__tensor_values *tensors = NULL;
   struct clora__output output = {0};
   clora_status status = clora__allocate(adapter->count, sizeof *modules, &modules);
-  if (status == CLORA_OK) status = clora__allocate(ENDINGS * adapter->count, sizeof *tensors, &tensors);
+  if (status == CLORA_OK)
+    status = clora__allocate(ENDINGS * adapter->count, sizeof *tensors, &tensors);
   if (status == CLORA_OK) status = clora__output_open(path, &output);
   if (status == CLORA_OK) status = write(adapter, modules, tensors, &output);
   clora__output_discard(&output);
