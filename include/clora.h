@@ -9,7 +9,7 @@
  *
  * The parts, from simple to special:
  *   1 status    2 devices and contexts    3 matrices    4 layers    5 operations
- *   6 the definition on the host    7 arrays in .npy files    8 adapters
+ *   6 the definition on the host    7 arrays in .npy files    8 adapters    9 bases
  *
  * Threads: every function may be called from any thread. A context and the layers made from it may
  * be used from several threads at once; writing a layer while another thread uses it is the
@@ -62,7 +62,8 @@ CLORA_API const char *clora_version(void);
   X(IO_FAILURE, "a file could not be read or written")                    \
   X(BAD_FILE, "a file does not follow its format")                        \
   X(UNSUPPORTED, "valid, but not supported by this version")              \
-  X(FORKED, "the context belongs to the parent process")
+  X(FORKED, "the context belongs to the parent process")                  \
+  X(CANCELLED, "the caller's callback stopped it")
 
 typedef enum clora_status {
 #define CLORA_STATUS_ENUMERATOR(name, text) CLORA_##name,
@@ -575,6 +576,63 @@ CLORA_API clora_status clora_adapter_dora(const clora_adapter *adapter, size_t i
 CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
                                                   clora_context *context, clora_dtype dtype,
                                                   clora_layer **layer);
+
+/* ---- 9 bases -----------------------------------------------------------------------------------
+ *
+ * A base is a model's safetensors files. Of them only headers are read until something is merged.
+ */
+
+typedef struct clora_base clora_base;
+
+/* Opens files; or one index (model.safetensors.index.json), whose shards lie beside it; or one
+ * folder with model.safetensors or its index. */
+CLORA_API clora_status clora_base_open(const char *const *paths, size_t count, clora_base **base);
+CLORA_API void clora_base_close(clora_base *base);
+
+typedef enum clora_match_kind {
+  CLORA_APPLIED, /* the base has its tensor, and it fits */
+  CLORA_UNUSED,  /* the base has no such tensor, or several */
+  CLORA_MISFIT   /* the base's tensor has another shape, or a dtype that cannot be merged into */
+} clora_match_kind;
+
+typedef struct clora_match {
+  clora_match_kind kind;
+  const char *name;   /* the layer's or the carried tensor's; owned by the adapter */
+  const char *tensor; /* the base's, and the file it lies in; owned by the base; may be NULL */
+  const char *path;
+  char reason[512]; /* of what is not applied */
+} clora_match;
+
+/* Where layer `index` belongs in the base; beyond clora_adapter_count() come the tensors that are
+ * carried along. Names agree exactly, or but for components in front ("model."), or as kohya names;
+ * one tensor alone must fit. */
+CLORA_API clora_status clora_base_match(const clora_base *base, const clora_adapter *adapter,
+                                        size_t index, clora_match *match);
+
+typedef struct clora_merge_options {
+  /* Called with how many bytes are done; false stops the merge, which then leaves nothing. */
+  bool (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *user);
+  void *user;
+} clora_merge_options;
+
+typedef struct clora_merge_report {
+  size_t layers, replaced; /* merged; tensors that were written instead of the base's */
+  uint64_t elements;       /* of the merged weights */
+  uint64_t unmoved;        /* of those: the adapter would change them, and rounding undid it */
+  double largest_loss;     /* |rounding| / |change|, Frobenius norms, of the layer that lost most */
+  const char *largest_loss_layer; /* owned by the adapter; NULL: nothing was lost */
+  uint64_t bytes;                 /* written */
+} clora_merge_report;
+
+/* Writes the base with the adapter merged in: W + scale A B (and B's bias, and DoRA's factors) in
+ * f64 with one rounding to the base's dtype, f32, f16 or bf16; tensors carried along instead of the
+ * base's; everything else byte for byte, metadata included. A base of one file becomes the file
+ * `path`, several shards (and their index) the folder `path`, which must not exist. The result
+ * appears complete under its name or not at all. Memory: the adapter, the headers and about 1 MB.
+ * Fails, before anything is written, unless every layer and tensor is CLORA_APPLIED. */
+CLORA_API clora_status clora_base_merge(const clora_base *base, const clora_adapter *adapter,
+                                        const char *path, const clora_merge_options *options,
+                                        clora_merge_report *report);
 
 #ifdef __cplusplus
 }

@@ -6,18 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapter.h"
 #include "base/dtype.h"
 #include "base/os.h"
 #include "base/status.h"
 #include "file/dora.h"
-#include "file/format.h"
 #include "file/json.h"
 #include "file/rename.h"
 #include "op/layer.h"
-
-struct clora_adapter {
-  struct clora__host_adapter host;
-};
 
 static clora_status check_index(const clora_adapter *adapter, size_t index) {
   CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");

@@ -92,6 +92,36 @@ START_TEST(limits_are_the_formats) {
 }
 END_TEST
 
+/* Through f32 these would be rounded twice, from a tie that was none. */
+START_TEST(narrows_with_one_rounding) {
+  static const struct {
+    clora_dtype dtype;
+    double value;
+    float expected;
+  } rows[] = {
+      {CLORA_F16, 1 + 0x1p-11 + 0x1p-40, 1 + 0x1p-10f},
+      {CLORA_F16, 1 + 0x1p-11 - 0x1p-40, 1},
+      {CLORA_F16, 1 + 0x1p-11, 1},
+      {CLORA_F16, -(1 + 3 * 0x1p-11 - 0x1p-40), -(1 + 0x1p-10f)},
+      {CLORA_BF16, 1 + 0x1p-8 + 0x1p-50, 1 + 0x1p-7f},
+      {CLORA_BF16, 1 + 0x1p-8 - 0x1p-50, 1},
+      {CLORA_F16, 0x1p-25 + 0x1p-70, 0x1p-24f},
+      {CLORA_F16, 0x1p-25, 0},
+      {CLORA_F16, 1e-300, 0},
+      {CLORA_F16, 65519.999999999, 65504},
+      {CLORA_F16, 65520, INFINITY},
+      {CLORA_F32, 1 + 0x1p-24 + 0x1p-50, 1 + 0x1p-23f},
+      {CLORA_F32, 1e300, INFINITY},
+      {CLORA_BF16, -1e300, -INFINITY},
+      {CLORA_BF16, 0.1, 0.10009765625f},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    ck_assert_float_eq(clora__dtype_narrow(rows[n].dtype, rows[n].value), rows[n].expected);
+  }
+  ck_assert(isnan(clora__dtype_narrow(CLORA_F16, NAN)));
+}
+END_TEST
+
 START_TEST(packs_and_unpacks_arrays) {
   static const clora_dtype dtypes[] = {CLORA_F32, CLORA_F16, CLORA_BF16};
   static const float values[] = {0, -1.5f, 0.1f, 70000, INFINITY};
@@ -125,4 +155,5 @@ START_TEST(names_and_sizes) {
 END_TEST
 
 TEST_MAIN("dtype", every_pattern_means_what_the_format_says, every_tie_goes_to_even,
-          limits_are_the_formats, packs_and_unpacks_arrays, names_and_sizes)
+          limits_are_the_formats, narrows_with_one_rounding, packs_and_unpacks_arrays,
+          names_and_sizes)

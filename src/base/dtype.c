@@ -117,3 +117,16 @@ void clora_unpack(clora_dtype dtype, size_t count, const void *stored, float *va
       return;
   }
 }
+
+/* First to an odd f32, which keeps what the second rounding has to know (Boldo, Melquiond:
+ * Emulation of FMA and correctly rounded sums, 2008). */
+float clora__dtype_narrow(clora_dtype dtype, double value) {
+  float nearest = (float)value;
+  if (dtype == CLORA_F32 || (double)nearest == value || value != value) {
+    return clora__dtype_round(dtype, nearest);
+  }
+  uint32_t bits = bits_of(nearest);
+  bool is_above = value > 0 ? (double)nearest > value : (double)nearest < value;
+  if (is_above) bits--; /* towards zero */
+  return clora__dtype_round(dtype, float_of(bits | 1));
+}

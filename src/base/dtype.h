@@ -14,6 +14,9 @@ float clora__f32_from_bf16(uint16_t bits);
 /* The value as the dtype can hold it. */
 float clora__dtype_round(clora_dtype dtype, float value);
 
+/* The value as the dtype can hold it, rounded once. */
+float clora__dtype_narrow(clora_dtype dtype, double value);
+
 /* Half the distance from 1 to the next number: the largest relative error of one rounding. */
 double clora__dtype_roundoff(clora_dtype dtype);
 

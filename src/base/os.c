@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/os.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -85,12 +86,17 @@ clora_status clora__file_read(const struct clora__file *file, uint64_t offset, v
   return CLORA_OK;
 }
 
+/* Six digits that are new at every call, as the end of a name. */
+static void unique_end(char *end) {
+  uint64_t number = clora__clock_ns() * 0x9E3779B97F4A7C15u + (uint64_t)clora__process();
+  snprintf(end, 7, "%06x", (unsigned)(number >> 40));
+}
+
 /* mkstemp() with the mode that the umask leaves (reading the umask means changing it, for every
  * thread) and closed on exec. Writes six digits from name[at] on. */
 static int create_unique(char *name, size_t at) {
   for (int tries = 0; tries < 100; tries++) {
-    uint64_t number = clora__clock_ns() * 0x9E3779B97F4A7C15u + (uint64_t)clora__process();
-    snprintf(name + at, 7, "%06x", (unsigned)(number >> 40));
+    unique_end(name + at);
     int descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (descriptor >= 0 || errno != EEXIST) return descriptor;
   }
@@ -173,6 +179,71 @@ void clora__output_discard(struct clora__output *output) {
   free(output->temporary);
   free(output->path);
   *output = (struct clora__output){.descriptor = -1};
+}
+
+static clora_status make_folder(const char *path, struct clora__output_folder *folder) {
+  size_t length = strlen(path);
+  struct stat before;
+  while (length > 1 && path[length - 1] == '/') length--;
+  CHECK(lstat(path, &before) != 0, CLORA_IO_FAILURE, "%s: exists already", path);
+  TRY(clora__allocate(length + 1, 1, &folder->path));
+  memcpy(folder->path, path, length);
+  TRY(clora__allocate(length + sizeof ".XXXXXX", 1, &folder->temporary));
+  snprintf(folder->temporary, length + sizeof ".XXXXXX", "%s.", folder->path);
+  bool made = false;
+  for (int tries = 0; !made && tries < 100; tries++) {
+    unique_end(folder->temporary + length + 1);
+    made = !clora__fault() && mkdir(folder->temporary, 0777) == 0;
+    if (!made && errno != EEXIST) break;
+  }
+  if (made) return CLORA_OK;
+  folder->temporary[0] = '\0'; /* nothing to remove */
+  FILE_CHECK(false, path, "cannot make a folder beside it");
+}
+
+clora_status clora__output_folder_open(const char *path, struct clora__output_folder *folder) {
+  *folder = (struct clora__output_folder){0};
+  clora_status status = make_folder(path, folder);
+  if (status != CLORA_OK) clora__output_folder_discard(folder);
+  return status;
+}
+
+static clora_status commit_folder(struct clora__output_folder *folder) {
+  int directory = open(folder->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  bool synced = directory >= 0 && !clora__fault() && (fsync(directory) == 0 || errno == EINVAL);
+  if (directory >= 0) close(directory);
+  FILE_CHECK(synced, folder->path, "cannot sync the new folder");
+  FILE_CHECK(!clora__fault() && rename(folder->temporary, folder->path) == 0, folder->path,
+             "cannot rename the finished folder to it");
+  folder->temporary[0] = '\0';
+  return sync_directory_of(folder->path);
+}
+
+clora_status clora__output_folder_commit(struct clora__output_folder *folder) {
+  clora_status status = commit_folder(folder);
+  clora__output_folder_discard(folder);
+  return status;
+}
+
+static void remove_folder(const char *path) {
+  DIR *entries = opendir(path);
+  for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+    if (entry->d_name[0] != '.') unlinkat(dirfd(entries), entry->d_name, 0);
+  }
+  if (entries != NULL) closedir(entries);
+  rmdir(path);
+}
+
+void clora__output_folder_discard(struct clora__output_folder *folder) {
+  if (folder->temporary != NULL && folder->temporary[0] != '\0') remove_folder(folder->temporary);
+  free(folder->temporary);
+  free(folder->path);
+  *folder = (struct clora__output_folder){0};
+}
+
+bool clora__is_same_file(const char *one, const char *other) {
+  struct stat a, b;
+  return stat(one, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 clora_status clora__directory(const char *path) {

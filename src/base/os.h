@@ -46,6 +46,20 @@ clora_status clora__output_write(struct clora__output *output, const void *data,
 clora_status clora__output_commit(struct clora__output *output);
 void clora__output_discard(struct clora__output *output);
 
+/* A folder being filled under a temporary name beside its path, which must not exist. Put files
+ * into `temporary`, then either commit, which syncs it and renames it to the path, or discard,
+ * which removes it with its files. A zeroed struct may be discarded. */
+struct clora__output_folder {
+  char *path, *temporary;
+};
+
+clora_status clora__output_folder_open(const char *path, struct clora__output_folder *folder);
+clora_status clora__output_folder_commit(struct clora__output_folder *folder);
+void clora__output_folder_discard(struct clora__output_folder *folder);
+
+/* Whether both paths are one file that exists. */
+bool clora__is_same_file(const char *one, const char *other);
+
 /* Makes a directory unless it is there already. */
 clora_status clora__directory(const char *path);
 

@@ -1,0 +1,231 @@
+/* Shards and their index.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "file/base.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/status.h"
+#include "file/json.h"
+
+#define INDEX "model.safetensors.index.json"
+#define SINGLE "model.safetensors"
+
+enum { INDEX_BYTES = 64 << 20, SHARDS = 65536 };
+
+static bool has_ending(const char *name, const char *ending) {
+  size_t length = strlen(name), end = strlen(ending);
+  return length > end && strcmp(name + length - end, ending) == 0;
+}
+
+const char *clora__base_name(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash != NULL ? slash + 1 : path;
+}
+
+static clora_status copy_text(const char *text, char **copy) {
+  size_t bytes = strlen(text) + 1;
+  TRY(clora__allocate(bytes, 1, copy));
+  memcpy(*copy, text, bytes);
+  return CLORA_OK;
+}
+
+/* ---- which files ---- */
+
+/* The index's file beside it; names in it are data, never paths. */
+static clora_status join_shard(const char *index_path, const char *name, char **path) {
+  size_t folder = (size_t)(clora__base_name(index_path) - index_path), size = folder + strlen(name);
+  CHECK(*name != '\0' && name[0] != '.' && strchr(name, '/') == NULL, CLORA_BAD_FILE,
+        "%s: the shard \"%s\" is not a plain file name", index_path, QUOTE(name));
+  TRY(clora__allocate(size + 1, 1, path));
+  snprintf(*path, size + 1, "%.*s%s", (int)folder, index_path, name);
+  return CLORA_OK;
+}
+
+static int compare_paths(const void *left, const void *right) {
+  return strcmp(*(char *const *)left, *(char *const *)right);
+}
+
+/* Every shard that the weight map names, once, in order of name. */
+static clora_status list_shards(const char *index_path, const json_t *map, char ***paths,
+                                size_t *count) {
+  const char *tensor;
+  json_t *value, *shards = json_object();
+  json_object_foreach((json_t *)map, tensor, value) {
+    if (json_is_string(value)) json_object_set_new(shards, json_string_value(value), json_null());
+  }
+  clora_status status = clora__allocate(json_object_size(shards), sizeof **paths, paths);
+  if (status == CLORA_OK && json_object_size(shards) > SHARDS) {
+    status = CLORA_UNSUPPORTED;
+    clora__fail(status, "%s: names %zu shards, at most %d are supported", index_path,
+                json_object_size(shards), SHARDS);
+  }
+  const char *name;
+  json_object_foreach(shards, name, value) {
+    if (status == CLORA_OK) status = join_shard(index_path, name, &(*paths)[*count]);
+    if (status == CLORA_OK) ++*count;
+  }
+  json_decref(shards);
+  if (status == CLORA_OK) qsort(*paths, *count, sizeof **paths, compare_paths);
+  return status;
+}
+
+static clora_status read_index(const char *path, json_t **index) {
+  static const struct clora__json_rules rules = {
+      .depth = 8, .has_minus = true, .limit_bytes = INDEX_BYTES};
+  TRY(clora__json_load(path, &rules, index));
+  const json_t *map = json_object_get(*index, "weight_map");
+  const char *tensor;
+  json_t *value;
+  CHECK(json_is_object(map) && json_object_size(map) > 0, CLORA_BAD_FILE,
+        "%s: has no \"weight_map\" of tensors", path);
+  json_object_foreach((json_t *)map, tensor, value) {
+    CHECK(json_is_string(value), CLORA_BAD_FILE, "%s: \"weight_map: %s\" is not a file name", path,
+          QUOTE(tensor));
+  }
+  return CLORA_OK;
+}
+
+/* The file that stands for a folder: its index, else its only file. */
+static clora_status find_in_folder(const char *folder, char **path) {
+  static const char *const names[] = {INDEX, SINGLE};
+  for (size_t n = 0; n < 2; n++) {
+    struct clora__file file;
+    TRY(clora__join(folder, names[n], path));
+    if (clora__file_open(*path, &file) == CLORA_OK) {
+      clora__file_close(&file);
+      return CLORA_OK;
+    }
+    free(*path);
+    *path = NULL;
+  }
+  FAIL(CLORA_BAD_FILE, "%s: a folder with neither " INDEX " nor " SINGLE, folder);
+}
+
+/* ---- their tensors ---- */
+
+static int compare_tensors(const void *left, const void *right) {
+  const struct clora__base_tensor *a = left, *b = right;
+  return strcmp(a->tensor->name, b->tensor->name);
+}
+
+static clora_status collect(struct clora__base *base) {
+  size_t total = 0;
+  for (size_t n = 0; n < base->shard_count; n++) total += base->shards[n].count;
+  TRY(clora__allocate(total, sizeof *base->tensors, &base->tensors));
+  for (size_t n = 0; n < base->shard_count; n++) {
+    for (size_t t = 0; t < base->shards[n].count; t++) {
+      base->tensors[base->count++] = (struct clora__base_tensor){&base->shards[n].tensors[t], n};
+    }
+  }
+  qsort(base->tensors, base->count, sizeof *base->tensors, compare_tensors);
+  for (size_t n = 1; n < base->count; n++) {
+    const struct clora__base_tensor *one = &base->tensors[n - 1], *other = &base->tensors[n];
+    CHECK(strcmp(one->tensor->name, other->tensor->name) != 0, CLORA_BAD_FILE,
+          "%s and %s: both hold the tensor \"%s\"", base->paths[one->shard],
+          base->paths[other->shard], QUOTE(one->tensor->name));
+  }
+  return CLORA_OK;
+}
+
+/* Every tensor is where the index says, and the index knows every tensor. */
+static clora_status check_index(const struct clora__base *base, const json_t *index) {
+  const json_t *map = json_object_get(index, "weight_map");
+  const char *name;
+  json_t *value;
+  json_object_foreach((json_t *)map, name, value) {
+    const struct clora__base_tensor *found = clora__base_find(base, name);
+    const char *shard = json_string_value(value);
+    bool agrees = found != NULL && strcmp(clora__base_name(base->paths[found->shard]), shard) == 0;
+    CHECK(agrees, CLORA_BAD_FILE, "%s: says that \"%s\" is in \"%s\", and it is not",
+          base->index_path, QUOTE(name), QUOTE(shard));
+  }
+  CHECK(json_object_size(map) == base->count, CLORA_BAD_FILE,
+        "%s: names %zu tensors, its shards hold %zu", base->index_path, json_object_size(map),
+        base->count);
+  return CLORA_OK;
+}
+
+static clora_status open_shards(struct clora__base *base, size_t count) {
+  TRY(clora__allocate(count, sizeof *base->shards, &base->shards));
+  for (size_t n = 0; n < count; n++) {
+    for (size_t other = 0; other < n; other++) {
+      CHECK(strcmp(clora__base_name(base->paths[n]), clora__base_name(base->paths[other])) != 0,
+            CLORA_INVALID_ARGUMENT, "%s and %s: two shards of one name", base->paths[other],
+            base->paths[n]);
+    }
+    TRY(clora__safetensors_open(base->paths[n], &base->shards[n]));
+    base->shard_count = n + 1;
+  }
+  return collect(base);
+}
+
+static clora_status open_index(struct clora__base *base) {
+  json_t *index = NULL;
+  size_t count = 0;
+  clora_status status = read_index(base->index_path, &index);
+  if (status == CLORA_OK) {
+    status =
+        list_shards(base->index_path, json_object_get(index, "weight_map"), &base->paths, &count);
+  }
+  if (status == CLORA_OK) status = open_shards(base, count);
+  if (status == CLORA_OK) status = check_index(base, index);
+  for (size_t n = base->shard_count; n < count; n++) free(base->paths[n]); /* not opened */
+  json_decref(index);
+  return status;
+}
+
+static clora_status open_files(const char *const *paths, size_t count, struct clora__base *base) {
+  TRY(clora__allocate(count, sizeof *base->paths, &base->paths));
+  clora_status status = CLORA_OK;
+  for (size_t n = 0; status == CLORA_OK && n < count; n++) {
+    status = copy_text(paths[n], &base->paths[n]);
+  }
+  if (status == CLORA_OK) status = open_shards(base, count);
+  for (size_t n = base->shard_count; n < count; n++) free(base->paths[n]);
+  return status;
+}
+
+static clora_status open_base(const char *const *paths, size_t count, struct clora__base *base) {
+  char *inner = NULL;
+  const char *only = count == 1 ? paths[0] : NULL;
+  if (only != NULL && clora__is_directory(only)) {
+    TRY(find_in_folder(only, &inner));
+    only = inner;
+  }
+  clora_status status = CLORA_OK;
+  if (only != NULL && has_ending(only, ".json")) {
+    status = copy_text(only, &base->index_path);
+    if (status == CLORA_OK) status = open_index(base);
+  } else {
+    status = open_files(only != NULL ? &only : paths, count, base);
+  }
+  free(inner);
+  return status;
+}
+
+clora_status clora__base_open(const char *const *paths, size_t count, struct clora__base *base) {
+  *base = (struct clora__base){0};
+  clora_status status = open_base(paths, count, base);
+  if (status != CLORA_OK) clora__base_close(base);
+  return status;
+}
+
+void clora__base_close(struct clora__base *base) {
+  for (size_t n = 0; n < base->shard_count; n++) {
+    clora__safetensors_close(&base->shards[n]);
+    free(base->paths[n]);
+  }
+  free(base->shards);
+  free(base->paths);
+  free(base->index_path);
+  free(base->tensors);
+  *base = (struct clora__base){0};
+}
+
+const struct clora__base_tensor *clora__base_find(const struct clora__base *base,
+                                                  const char *name) {
+  struct clora__tensor key = {.name = name};
+  struct clora__base_tensor wanted = {.tensor = &key};
+  return bsearch(&wanted, base->tensors, base->count, sizeof wanted, compare_tensors);
+}

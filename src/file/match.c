@@ -1,0 +1,210 @@
+/* Finds the base's tensor of a layer by name, and checks that it fits.
+ *
+ * The names agree exactly, or one of the two has more components in front ("model.", "bert."), or
+ * the layer's is a kohya name: a prefix, then _ for every dot. Only a name that one tensor alone
+ * fits counts.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "file/match.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "file/json.h"
+
+#define WEIGHT ".weight"
+
+__attribute__((format(printf, 3, 4))) static void refuse(struct clora__match *match,
+                                                         clora_match_kind kind, const char *format,
+                                                         ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(match->reason, sizeof match->reason, format, arguments);
+  va_end(arguments);
+  match->kind = kind;
+}
+
+/* Whether one of `length` bytes of components is a number: "layers.0." */
+static bool has_number(const char *text, size_t length) {
+  for (size_t at = 0; at < length;) {
+    size_t digits = strspn(text + at, "0123456789");
+    if (digits > 0 && at + digits < length && text[at + digits] == '.') return true;
+    while (at < length && text[at] != '.') at++;
+    at++;
+  }
+  return false;
+}
+
+/* Whether the longer of the two ends with the shorter, at the beginning of a component, and what it
+ * has more is not one of many alike. */
+static bool is_suffix(const char *one, const char *other) {
+  size_t length = strlen(one), end = strlen(other);
+  const char *longer = length >= end ? one : other, *shorter = length >= end ? other : one;
+  size_t more = length >= end ? length - end : end - length;
+  return strcmp(longer + more, shorter) == 0 &&
+         (more == 0 || (longer[more - 1] == '.' && !has_number(longer, more)));
+}
+
+/* The name behind the prefixes of kohya's tools; NULL: it has none. */
+static const char *skip_prefix(const char *name) {
+  static const char *const prefixes[] = {"lora_unet_", "lora_te1_", "lora_te2_", "lora_te_",
+                                         "lycoris_"};
+  for (size_t n = 0; n < sizeof prefixes / sizeof *prefixes; n++) {
+    size_t length = strlen(prefixes[n]);
+    if (strncmp(name, prefixes[n], length) == 0) return name + length;
+  }
+  return NULL;
+}
+
+static bool is_kohya_name(const char *kohya, const char *tensor) {
+  const char *name = skip_prefix(kohya);
+  size_t length = strlen(tensor), end = strlen(WEIGHT);
+  if (name == NULL || length <= end || strcmp(tensor + length - end, WEIGHT) != 0) return false;
+  if (strlen(name) != length - end) return false;
+  for (size_t n = 0; n < length - end; n++) {
+    if ((tensor[n] == '.' ? '_' : tensor[n]) != name[n]) return false;
+  }
+  return true;
+}
+
+/* The one tensor that `name` (with .weight) or the kohya name fits. */
+static const struct clora__base_tensor *find_tensor(const struct clora__base *base,
+                                                    const char *name, const char *kohya,
+                                                    struct clora__match *match) {
+  const struct clora__base_tensor *found = clora__base_find(base, name);
+  if (found != NULL) return found;
+  for (size_t n = 0; n < base->count; n++) {
+    const char *tensor = base->tensors[n].tensor->name;
+    bool fits = is_suffix(name, tensor) || (kohya != NULL && is_kohya_name(kohya, tensor));
+    if (!fits || strchr(tensor, '.') == NULL) continue;
+    if (found != NULL) {
+      refuse(match, CLORA_UNUSED, "it may be \"%s\" or \"%s\"", QUOTE(found->tensor->name),
+             QUOTE(tensor));
+      return NULL;
+    }
+    found = &base->tensors[n];
+  }
+  if (found == NULL) refuse(match, CLORA_UNUSED, "the base has no tensor \"%s\"", QUOTE(name));
+  return found;
+}
+
+/* What quantised bases keep beside or instead of the weight. */
+static const char *find_quantised(const struct clora__base *base, const char *module) {
+  static const char *const endings[] = {".qweight",          ".weight.absmax", ".weight_scale",
+                                        ".weight_scale_inv", ".SCB",           ".weight_packed"};
+  char name[CLORA__TENSOR_NAME_BYTES + 32];
+  for (size_t n = 0; n < sizeof endings / sizeof *endings; n++) {
+    snprintf(name, sizeof name, "%s%s", module, endings[n]);
+    if (clora__base_find(base, name) != NULL) return endings[n];
+  }
+  return NULL;
+}
+
+static void check_dtype(struct clora__match *match, const struct clora__tensor *tensor) {
+  enum clora__number number = tensor->number;
+  if (number == CLORA__F32 || number == CLORA__F16 || number == CLORA__BF16) return;
+  refuse(match, CLORA_MISFIT,
+         "the base's \"%s\" is %s, and F32, F16 or BF16 can be merged into: a quantised weight "
+         "would be rounded again to its few bits, which loses the adapter; merge into the base "
+         "before it was quantised",
+         QUOTE(tensor->name), tensor->dtype);
+}
+
+static bool has_shape(const struct clora__tensor *tensor, size_t rows, size_t cols) {
+  bool is_pixelwise = tensor->rank == 4 && tensor->shape[2] == 1 && tensor->shape[3] == 1;
+  return (tensor->rank == 2 || is_pixelwise) && tensor->shape[0] == rows &&
+         tensor->shape[1] == cols;
+}
+
+static void describe_shape(const struct clora__tensor *tensor, char *text, size_t size) {
+  size_t used = (size_t)snprintf(text, size, "[");
+  for (size_t n = 0; n < tensor->rank && used < size; n++) {
+    used +=
+        (size_t)snprintf(text + used, size - used, "%s%zu", n > 0 ? ", " : "", tensor->shape[n]);
+  }
+  if (used < size) snprintf(text + used, size - used, "]");
+}
+
+static void check_shape(struct clora__match *match, const clora_adapter_layer *about) {
+  const struct clora__tensor *tensor = match->tensor->tensor;
+  size_t rows = about->base_transposed ? about->d_in : about->d_out;
+  size_t cols = about->base_transposed ? about->d_out : about->d_in;
+  char shape[256];
+  if (has_shape(tensor, rows, cols)) return;
+  describe_shape(tensor, shape, sizeof shape);
+  refuse(match, CLORA_MISFIT, "the base's \"%s\" is %s, [%zu, %zu] is expected%s",
+         QUOTE(tensor->name), shape, rows, cols,
+         has_shape(tensor, cols, rows) ? ": it is transposed (fan_in_fan_out)" : "");
+}
+
+/* The base's bias that B's bias is added to. */
+static void match_bias(const struct clora__base *base, const clora_adapter_layer *about,
+                       struct clora__match *match) {
+  char name[CLORA__TENSOR_NAME_BYTES + 8];
+  const char *weight = match->tensor->tensor->name;
+  size_t module = strlen(weight) - strlen(WEIGHT);
+  snprintf(name, sizeof name, "%.*s.bias", (int)module, weight);
+  match->bias = clora__base_find(base, name);
+  if (match->bias == NULL) {
+    refuse(match, CLORA_MISFIT, "B has a bias, and the base has no \"%s\" to add it to",
+           QUOTE(name));
+    return;
+  }
+  const struct clora__tensor *tensor = match->bias->tensor;
+  check_dtype(match, tensor);
+  if (tensor->rank == 1 && tensor->count == about->d_out) return;
+  refuse(match, CLORA_MISFIT, "the base's \"%s\" has %zu values, %zu are expected", QUOTE(name),
+         tensor->count, about->d_out);
+}
+
+static void match_layer(const struct clora__base *base, const clora_adapter_layer *about,
+                        struct clora__match *match) {
+  char name[CLORA__TENSOR_NAME_BYTES + 8];
+  snprintf(name, sizeof name, "%s" WEIGHT, about->name);
+  const char *quantised = find_quantised(base, about->name);
+  match->tensor = find_tensor(base, name, about->name, match);
+  if (quantised != NULL) {
+    refuse(match, CLORA_MISFIT,
+           "the base is quantised there (\"%s%s\"), and rounding again to its few bits loses the "
+           "adapter; merge into the base before it was quantised",
+           QUOTE(about->name), quantised);
+  }
+  if (match->tensor == NULL || match->kind != CLORA_APPLIED) return;
+  check_shape(match, about);
+  if (match->kind == CLORA_APPLIED) check_dtype(match, match->tensor->tensor);
+  if (match->kind == CLORA_APPLIED && about->has_bias) match_bias(base, about, match);
+}
+
+/* A tensor that was trained whole replaces the base's of its name. */
+static void match_carried(const struct clora__base *base, const clora_adapter_tensor *about,
+                          struct clora__match *match) {
+  match->tensor = find_tensor(base, about->name, NULL, match);
+  if (match->tensor == NULL) return;
+  const struct clora__tensor *tensor = match->tensor->tensor;
+  bool fits = tensor->rank == about->rank;
+  for (size_t n = 0; fits && n < tensor->rank; n++) fits = tensor->shape[n] == about->shape[n];
+  bool is_same = strcmp(tensor->dtype, about->dtype) == 0;
+  if (!fits) {
+    char shape[256];
+    describe_shape(tensor, shape, sizeof shape);
+    refuse(match, CLORA_MISFIT, "the base's \"%s\" has another shape, %s", QUOTE(tensor->name),
+           shape);
+  } else if (!is_same) {
+    check_dtype(match, tensor);
+    bool is_known = strcmp(about->dtype, "F32") == 0 || strcmp(about->dtype, "F16") == 0 ||
+                    strcmp(about->dtype, "BF16") == 0;
+    if (!is_known) {
+      refuse(match, CLORA_MISFIT, "the base's \"%s\" is %s, the adapter's %s", QUOTE(tensor->name),
+             tensor->dtype, about->dtype);
+    }
+  }
+}
+
+void clora__match(const struct clora__host_adapter *adapter, const struct clora__base *base,
+                  size_t index, struct clora__match *match) {
+  *match = (struct clora__match){.kind = CLORA_APPLIED};
+  if (index < adapter->count) {
+    match_layer(base, &adapter->items[index].about, match);
+  } else {
+    match_carried(base, &adapter->tensors[index - adapter->count].about, match);
+  }
+}

@@ -1,0 +1,445 @@
+/* W' = factors * (W + scale A B), and the base otherwise byte for byte.
+ *
+ * A file is copied in the order of its bytes; rows of a tensor that a layer belongs to are changed
+ * on their way, in f64 with one rounding to the base's dtype. Nothing is larger in memory than the
+ * adapter, one row and a block of rows. The result stands under a temporary name until it is whole.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "file/merge.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/status.h"
+#include "file/dora.h"
+#include "file/json.h"
+#include "file/match.h"
+
+enum { BLOCK_BYTES = 1 << 20 };
+
+/* What happens to one tensor of the base. */
+struct change {
+  const struct clora__base_tensor *tensor;
+  const struct clora__host_layer *layer;    /* merged in; or */
+  const struct clora__host_tensor *carried; /* written instead */
+  bool is_bias;                             /* the layer's bias is added, not A B */
+};
+
+struct merge {
+  const struct clora__host_adapter *adapter;
+  const struct clora__base *base;
+  const clora_merge_options *options;
+  clora_merge_report *report;
+  struct change *changes; /* ordered by shard and place */
+  size_t change_count;
+  uint64_t done, total; /* bytes */
+  unsigned char *block; /* BLOCK_BYTES */
+};
+
+/* ---- what changes ---- */
+
+static int compare_changes(const void *left, const void *right) {
+  const struct clora__base_tensor *a = ((const struct change *)left)->tensor,
+                                  *b = ((const struct change *)right)->tensor;
+  if (a->shard != b->shard) return a->shard < b->shard ? -1 : 1;
+  if (a->tensor->begin != b->tensor->begin) return a->tensor->begin < b->tensor->begin ? -1 : 1;
+  return 0;
+}
+
+static void add_change(struct merge *merge, const struct clora__match *match, size_t index) {
+  const struct clora__host_adapter *adapter = merge->adapter;
+  const struct clora__host_layer *layer = index < adapter->count ? &adapter->items[index] : NULL;
+  merge->changes[merge->change_count++] =
+      (struct change){.tensor = match->tensor,
+                      .layer = layer,
+                      .carried = layer == NULL ? &adapter->tensors[index - adapter->count] : NULL};
+  if (match->bias == NULL) return;
+  merge->changes[merge->change_count++] =
+      (struct change){.tensor = match->bias, .layer = layer, .is_bias = true};
+}
+
+/* Every layer and tensor has its place in the base, and no two the same. */
+static clora_status plan(struct merge *merge) {
+  size_t count = merge->adapter->count + merge->adapter->tensor_count;
+  TRY(clora__allocate(2 * count, sizeof *merge->changes, &merge->changes));
+  for (size_t n = 0; n < count; n++) {
+    struct clora__match match;
+    const char *name = n < merge->adapter->count
+                           ? merge->adapter->items[n].about.name
+                           : merge->adapter->tensors[n - merge->adapter->count].about.name;
+    clora__match(merge->adapter, merge->base, n, &match);
+    CHECK(match.kind == CLORA_APPLIED, CLORA_UNSUPPORTED, "layer \"%s\" cannot be merged: %s",
+          QUOTE(name), match.reason);
+    add_change(merge, &match, n);
+  }
+  qsort(merge->changes, merge->change_count, sizeof *merge->changes, compare_changes);
+  for (size_t n = 1; n < merge->change_count; n++) {
+    CHECK(merge->changes[n - 1].tensor != merge->changes[n].tensor, CLORA_UNSUPPORTED,
+          "two layers or tensors of the adapter belong to the base's \"%s\"",
+          QUOTE(merge->changes[n].tensor->tensor->name));
+  }
+  return CLORA_OK;
+}
+
+/* ---- progress ---- */
+
+static clora_status advance(struct merge *merge, uint64_t bytes) {
+  merge->done += bytes;
+  const clora_merge_options *o = merge->options;
+  bool goes_on = o->progress == NULL || o->progress(merge->done, merge->total, o->user);
+  CHECK(goes_on, CLORA_CANCELLED, "the merge was stopped after %llu of %llu bytes",
+        (unsigned long long)merge->done, (unsigned long long)merge->total);
+  return CLORA_OK;
+}
+
+/* ---- the rows of one tensor ---- */
+
+/* One tensor as rows [rows, cols] of the base. Row i of the sum A B is coefficients(i) times inner:
+ * for PyTorch's W a row is an output o, with B's column o and inner = A^T; for a transposed base it
+ * is an input k, with A's row k and inner = B. */
+struct rows {
+  const struct clora__host_layer *layer;
+  enum clora__number number;
+  clora_dtype dtype;
+  size_t rows, cols, r;
+  bool transposed;
+  const float *inner;  /* [r, cols] */
+  float *inner_own;    /* A^T, when it had to be made */
+  double *factors;     /* [d_out] */
+  double *sum;         /* [cols]: A B of the row, then the scaled difference */
+  float *before;       /* [cols] */
+  double lost, wanted; /* sums of squares: what rounding lost, what should have been added */
+  uint64_t unmoved;
+};
+
+static clora_status transpose_a(const clora_adapter_layer *about, const float *a, float **turned) {
+  TRY(clora__allocate(about->d_in * about->r, sizeof **turned, turned));
+  for (size_t k = 0; k < about->d_in; k++) {
+    for (size_t j = 0; j < about->r; j++) (*turned)[j * about->d_in + k] = a[k * about->r + j];
+  }
+  return CLORA_OK;
+}
+
+static clora_status open_rows(const struct change *change, struct rows *rows) {
+  const struct clora__host_layer *layer = change->layer;
+  const clora_adapter_layer *about = &layer->about;
+  enum clora__number number = change->tensor->tensor->number;
+  *rows = (struct rows){.layer = layer,
+                        .number = number,
+                        .dtype = number == CLORA__F16    ? CLORA_F16
+                                 : number == CLORA__BF16 ? CLORA_BF16
+                                                         : CLORA_F32,
+                        .rows = about->base_transposed ? about->d_in : about->d_out,
+                        .cols = about->base_transposed ? about->d_out : about->d_in,
+                        .r = about->r,
+                        .transposed = about->base_transposed,
+                        .inner = layer->b};
+  if (!rows->transposed) {
+    TRY(transpose_a(about, layer->a, &rows->inner_own));
+    rows->inner = rows->inner_own;
+  }
+  TRY(clora__allocate(about->d_out, sizeof *rows->factors, &rows->factors));
+  TRY(clora__allocate(rows->cols, sizeof *rows->sum, &rows->sum));
+  TRY(clora__allocate(rows->cols, sizeof *rows->before, &rows->before));
+  for (size_t o = 0; o < about->d_out; o++) rows->factors[o] = 1;
+  return CLORA_OK;
+}
+
+static void close_rows(struct rows *rows) {
+  free(rows->inner_own);
+  free(rows->factors);
+  free(rows->sum);
+  free(rows->before);
+}
+
+/* sum = row i of A B, in f64; r products a sum, in order of j. */
+static void multiply_row(struct rows *rows, size_t i) {
+  const struct clora__host_layer *layer = rows->layer;
+  size_t cols = rows->cols;
+  double *restrict sum = rows->sum;
+  for (size_t k = 0; k < cols; k++) sum[k] = 0;
+  for (size_t j = 0; j < rows->r; j++) {
+    double coefficient =
+        (double)(rows->transposed ? layer->a[i * rows->r + j] : layer->b[j * rows->rows + i]);
+    const float *restrict inner = rows->inner + j * cols;
+    for (size_t k = 0; k < cols; k++) sum[k] += coefficient * (double)inner[k];
+  }
+}
+
+static void decode_row(const struct rows *rows, const unsigned char *bytes) {
+  size_t size = clora__number_bytes(rows->number);
+  for (size_t k = 0; k < rows->cols; k++) {
+    rows->before[k] = clora__decode(rows->number, bytes + k * size);
+  }
+}
+
+/* Changes one row in place. */
+static clora_status merge_row(struct rows *rows, size_t i, unsigned char *bytes) {
+  size_t size = clora__number_bytes(rows->number);
+  double scale = rows->layer->about.scale;
+  decode_row(rows, bytes);
+  multiply_row(rows, i);
+  for (size_t k = 0; k < rows->cols; k++) {
+    double before = (double)rows->before[k], factor = rows->factors[rows->transposed ? k : i];
+    double after = factor * (before + scale * rows->sum[k]), wanted = after - before;
+    float stored = clora__dtype_narrow(rows->dtype, after);
+    CHECK(isfinite(stored) || !isfinite(before), CLORA_UNSUPPORTED,
+          "layer \"%s\": row %zu, column %zu of the merged weight is %g, which %s cannot hold",
+          QUOTE(rows->layer->about.name), i, k, after, clora_dtype_name(rows->dtype));
+    if (wanted == 0 || !isfinite(before)) continue;
+    double lost = (double)stored - before - wanted;
+    rows->unmoved += stored == rows->before[k];
+    rows->lost += lost * lost;
+    rows->wanted += wanted * wanted;
+    clora__encode(rows->dtype, stored, bytes + k * size);
+  }
+  return CLORA_OK;
+}
+
+/* DoRA needs the norms of all columns first: the tensor is read once more. */
+static clora_status take_norms(const struct merge *merge, const struct clora__base_tensor *tensor,
+                               struct rows *rows) {
+  const struct clora__safetensors *shard = &merge->base->shards[tensor->shard];
+  uint64_t at = shard->data_at + tensor->tensor->begin;
+  struct clora__dora dora;
+  TRY(clora__dora_open(rows->layer, &dora));
+  clora_status status = CLORA_OK;
+  for (size_t i = 0; status == CLORA_OK && i < rows->rows; i++) {
+    status =
+        clora__read_numbers(&shard->file, at + i * rows->cols * clora__number_bytes(rows->number),
+                            rows->number, rows->cols, rows->before);
+    if (status != CLORA_OK) break;
+    if (rows->transposed) {
+      clora__dora_row(&dora, i, rows->before);
+    } else {
+      clora__dora_column(&dora, i, rows->before);
+    }
+  }
+  if (status == CLORA_OK) status = clora__dora_factors(&dora, rows->factors);
+  clora__dora_close(&dora);
+  return status;
+}
+
+static void count_layer(const struct merge *merge, const struct rows *rows) {
+  clora_merge_report *report = merge->report;
+  double loss = rows->wanted > 0 ? sqrt(rows->lost / rows->wanted) : 0;
+  report->layers++;
+  report->elements += (uint64_t)rows->rows * rows->cols;
+  report->unmoved += rows->unmoved;
+  if (loss <= report->largest_loss) return;
+  report->largest_loss = loss;
+  report->largest_loss_layer = rows->layer->about.name;
+}
+
+/* As many whole rows at a time as fit into the block; a longer row has a block of its own. */
+static clora_status write_rows(struct merge *merge, const struct clora__base_tensor *tensor,
+                               struct rows *rows, unsigned char *block, size_t block_rows,
+                               struct clora__output *output) {
+  const struct clora__safetensors *shard = &merge->base->shards[tensor->shard];
+  size_t row_bytes = rows->cols * clora__number_bytes(rows->number);
+  uint64_t at = shard->data_at + tensor->tensor->begin;
+  for (size_t i = 0; i < rows->rows;) {
+    size_t now = clora__min(block_rows, rows->rows - i);
+    TRY(clora__file_read(&shard->file, at + i * row_bytes, block, now * row_bytes));
+    for (size_t n = 0; n < now; n++) TRY(merge_row(rows, i + n, block + n * row_bytes));
+    TRY(clora__output_write(output, block, now * row_bytes));
+    TRY(advance(merge, now * row_bytes));
+    i += now;
+  }
+  return CLORA_OK;
+}
+
+static clora_status merge_rows(struct merge *merge, const struct change *change, struct rows *rows,
+                               struct clora__output *output) {
+  size_t row_bytes = rows->cols * clora__number_bytes(rows->number);
+  unsigned char *block = merge->block, *own = NULL;
+  if (rows->layer->magnitude != NULL) TRY(take_norms(merge, change->tensor, rows));
+  if (row_bytes > BLOCK_BYTES) {
+    TRY(clora__allocate(row_bytes, 1, &own));
+    block = own;
+  }
+  clora_status status = write_rows(merge, change->tensor, rows, block,
+                                   own != NULL ? 1 : BLOCK_BYTES / row_bytes, output);
+  free(own);
+  if (status == CLORA_OK) count_layer(merge, rows);
+  return status;
+}
+
+static clora_status merge_layer(struct merge *merge, const struct change *change,
+                                struct clora__output *output) {
+  struct rows rows;
+  clora_status status = open_rows(change, &rows);
+  if (status == CLORA_OK) status = merge_rows(merge, change, &rows, output);
+  close_rows(&rows);
+  return status;
+}
+
+/* ---- what is small ---- */
+
+/* bias + scale * B's bias, one rounding. */
+static clora_status merge_bias(struct merge *merge, const struct change *change,
+                               struct clora__output *output) {
+  const struct clora__safetensors *shard = &merge->base->shards[change->tensor->shard];
+  const clora_adapter_layer *about = &change->layer->about;
+  const struct clora__tensor *tensor = change->tensor->tensor;
+  clora_dtype dtype = tensor->number == CLORA__F16    ? CLORA_F16
+                      : tensor->number == CLORA__BF16 ? CLORA_BF16
+                                                      : CLORA_F32;
+  float *values;
+  TRY(clora__allocate(tensor->count, sizeof *values, &values));
+  clora_status status = clora__safetensors_read(shard, tensor, values);
+  for (size_t o = 0; status == CLORA_OK && o < about->d_out; o++) {
+    double bias = about->scale * (double)change->layer->bias[o];
+    values[o] = clora__dtype_narrow(dtype, (double)values[o] + bias);
+  }
+  if (status == CLORA_OK) {
+    status = clora__write_numbers(output, dtype, 1, tensor->count, false, values);
+  }
+  free(values);
+  return status == CLORA_OK ? advance(merge, tensor->end - tensor->begin) : status;
+}
+
+static enum clora__number number_of(const char *dtype) {
+  return strcmp(dtype, "F16") == 0    ? CLORA__F16
+         : strcmp(dtype, "BF16") == 0 ? CLORA__BF16
+                                      : CLORA__F32;
+}
+
+/* The adapter's own tensor, in the base's dtype. */
+static clora_status write_carried(struct merge *merge, const struct change *change,
+                                  struct clora__output *output) {
+  const struct clora__host_tensor *carried = change->carried;
+  const struct clora__tensor *tensor = change->tensor->tensor;
+  merge->report->replaced++;
+  if (strcmp(carried->about.dtype, tensor->dtype) == 0) {
+    TRY(clora__output_write(output, carried->data, carried->about.bytes));
+    return advance(merge, tensor->end - tensor->begin);
+  }
+  enum clora__number from = number_of(carried->about.dtype);
+  clora_dtype to = tensor->number == CLORA__F16    ? CLORA_F16
+                   : tensor->number == CLORA__BF16 ? CLORA_BF16
+                                                   : CLORA_F32;
+  for (size_t n = 0; n < tensor->count; n++) {
+    unsigned char bytes[4];
+    clora__encode(to, clora__decode(from, carried->data + n * clora__number_bytes(from)), bytes);
+    TRY(clora__output_write(output, bytes, clora_dtype_size(to)));
+  }
+  return advance(merge, tensor->end - tensor->begin);
+}
+
+static clora_status copy_bytes(struct merge *merge, const struct clora__file *file, uint64_t from,
+                               uint64_t to, struct clora__output *output) {
+  while (from < to) {
+    size_t now = (size_t)(to - from < BLOCK_BYTES ? to - from : BLOCK_BYTES);
+    TRY(clora__file_read(file, from, merge->block, now));
+    TRY(clora__output_write(output, merge->block, now));
+    TRY(advance(merge, now));
+    from += now;
+  }
+  return CLORA_OK;
+}
+
+/* ---- files ---- */
+
+static clora_status write_shard(struct merge *merge, size_t shard, struct clora__output *output) {
+  const struct clora__safetensors *opened = &merge->base->shards[shard];
+  uint64_t at = 0;
+  for (size_t n = 0; n < merge->change_count; n++) {
+    const struct change *change = &merge->changes[n];
+    if (change->tensor->shard != shard) continue;
+    const struct clora__tensor *tensor = change->tensor->tensor;
+    TRY(copy_bytes(merge, &opened->file, at, opened->data_at + tensor->begin, output));
+    TRY(change->carried != NULL ? write_carried(merge, change, output)
+        : change->is_bias       ? merge_bias(merge, change, output)
+                                : merge_layer(merge, change, output));
+    at = opened->data_at + tensor->end;
+  }
+  return copy_bytes(merge, &opened->file, at, opened->file.size_bytes, output);
+}
+
+static clora_status merge_file(struct merge *merge, size_t shard, const char *path) {
+  struct clora__output output;
+  TRY(clora__output_open(path, &output));
+  clora_status status = write_shard(merge, shard, &output);
+  if (status == CLORA_OK) return clora__output_commit(&output);
+  clora__output_discard(&output);
+  return status;
+}
+
+/* It is small beside the shards: no progress. */
+static clora_status copy_index(struct merge *merge, const char *path) {
+  struct clora__file file;
+  struct clora__output output = {0};
+  TRY(clora__file_open(merge->base->index_path, &file));
+  clora_status status = clora__output_open(path, &output);
+  for (uint64_t at = 0; status == CLORA_OK && at < file.size_bytes;) {
+    size_t now = (size_t)clora__min(BLOCK_BYTES, (size_t)(file.size_bytes - at));
+    status = clora__file_read(&file, at, merge->block, now);
+    if (status == CLORA_OK) status = clora__output_write(&output, merge->block, now);
+    at += now;
+  }
+  if (status == CLORA_OK) status = clora__output_commit(&output);
+  clora__output_discard(&output);
+  clora__file_close(&file);
+  return status;
+}
+
+static clora_status fill_folder(struct merge *merge, const char *folder) {
+  const struct clora__base *base = merge->base;
+  for (size_t n = 0; n < base->shard_count; n++) {
+    char *path;
+    TRY(clora__join(folder, clora__base_name(base->paths[n]), &path));
+    clora_status status = merge_file(merge, n, path);
+    free(path);
+    TRY(status);
+  }
+  if (base->index_path == NULL) return CLORA_OK;
+  char *path;
+  TRY(clora__join(folder, clora__base_name(base->index_path), &path));
+  clora_status status = copy_index(merge, path);
+  free(path);
+  return status;
+}
+
+static clora_status merge_folder(struct merge *merge, const char *path) {
+  struct clora__output_folder folder;
+  TRY(clora__output_folder_open(path, &folder));
+  clora_status status = fill_folder(merge, folder.temporary);
+  if (status == CLORA_OK) return clora__output_folder_commit(&folder);
+  clora__output_folder_discard(&folder);
+  return status;
+}
+
+static clora_status check_target(const struct merge *merge, const char *path) {
+  for (size_t n = 0; n < merge->base->shard_count; n++) {
+    CHECK(!clora__is_same_file(path, merge->base->paths[n]), CLORA_INVALID_ARGUMENT,
+          "%s: is the base itself: merge into another file", path);
+  }
+  return CLORA_OK;
+}
+
+static clora_status run(struct merge *merge, const char *path) {
+  const struct clora__base *base = merge->base;
+  TRY(check_target(merge, path));
+  TRY(plan(merge));
+  TRY(clora__allocate(BLOCK_BYTES, 1, &merge->block));
+  for (size_t n = 0; n < base->shard_count; n++) merge->total += base->shards[n].file.size_bytes;
+  bool is_file = base->shard_count == 1 && base->index_path == NULL;
+  return is_file ? merge_file(merge, 0, path) : merge_folder(merge, path);
+}
+
+clora_status clora__merge(const struct clora__host_adapter *adapter, const struct clora__base *base,
+                          const char *path, const clora_merge_options *options,
+                          clora_merge_report *report) {
+  static const clora_merge_options defaults;
+  clora_merge_report unread;
+  struct merge merge = {.adapter = adapter,
+                        .base = base,
+                        .options = options != NULL ? options : &defaults,
+                        .report = report != NULL ? report : &unread};
+  *merge.report = (clora_merge_report){0};
+  clora_status status = run(&merge, path);
+  merge.report->bytes = merge.done;
+  free(merge.changes);
+  free(merge.block);
+  return status;
+}

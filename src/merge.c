@@ -1,0 +1,65 @@
+/* Merging: an adapter into the files of a base, and a layer into a W on a device.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapter.h"
+#include "base/os.h"
+#include "base/status.h"
+#include "file/json.h"
+#include "file/match.h"
+#include "file/merge.h"
+
+struct clora_base {
+  struct clora__base files;
+};
+
+clora_status clora_base_open(const char *const *paths, size_t count, clora_base **base) {
+  CHECK(base != NULL, CLORA_INVALID_ARGUMENT, "base is NULL");
+  *base = NULL;
+  CHECK(paths != NULL && count > 0, CLORA_INVALID_ARGUMENT, "no path of a base is given");
+  clora_base *opened;
+  TRY(clora__allocate(1, sizeof *opened, &opened));
+  clora_status status = clora__base_open(paths, count, &opened->files);
+  if (status == CLORA_OK) {
+    *base = opened;
+  } else {
+    free(opened);
+  }
+  return status;
+}
+
+void clora_base_close(clora_base *base) {
+  if (base == NULL) return;
+  clora__base_close(&base->files);
+  free(base);
+}
+
+clora_status clora_base_match(const clora_base *base, const clora_adapter *adapter, size_t index,
+                              clora_match *match) {
+  CHECK(base != NULL && adapter != NULL && match != NULL, CLORA_INVALID_ARGUMENT,
+        "base, adapter or match is NULL");
+  size_t count = adapter->host.count + adapter->host.tensor_count;
+  CHECK(index < count, CLORA_INVALID_ARGUMENT,
+        "index is %zu, the adapter has %zu layers and tensors", index, count);
+  struct clora__match found;
+  clora__match(&adapter->host, &base->files, index, &found);
+  *match = (clora_match){.kind = found.kind};
+  match->name = index < adapter->host.count
+                    ? adapter->host.items[index].about.name
+                    : adapter->host.tensors[index - adapter->host.count].about.name;
+  if (found.tensor != NULL) {
+    match->tensor = found.tensor->tensor->name;
+    match->path = base->files.paths[found.tensor->shard];
+  }
+  memcpy(match->reason, found.reason, sizeof match->reason);
+  return CLORA_OK;
+}
+
+clora_status clora_base_merge(const clora_base *base, const clora_adapter *adapter,
+                              const char *path, const clora_merge_options *options,
+                              clora_merge_report *report) {
+  CHECK(base != NULL && adapter != NULL && path != NULL, CLORA_INVALID_ARGUMENT,
+        "base, adapter or path is NULL");
+  return clora__merge(&adapter->host, &base->files, path, options, report);
+}
