@@ -73,7 +73,7 @@ expect 0 -h
 says out '^Usage: clora COMMAND'
 expect 0 --version
 says out '^clora [0-9]+\.[0-9]+\.[0-9]+$'
-for command in devices explain init inspect run tune verify weight; do
+for command in convert devices explain init inspect match merge run tune verify weight; do
   expect 0 help $command
   says out "^Usage: clora $command" '^Options:' '^Examples:' "^  clora $command" '  --json '
   cp out by_help
@@ -140,13 +140,82 @@ is_json devices empty_platforms
 
 expect 0 inspect "$real"
 says out '^layer .*d_in .*d_out .*r .*alpha .*mode .*scale .*dtype$' '^12 layers, 73728 values$' \
-  '^encoder.layer.0.attention.self.query +384 +384 +8 +16 +alpha/r +2 +f32$'
+  '^encoder.layer.0.attention.self.query +384 +384 +8 +16 +alpha/r +2 +[0-9.]+ +[0-9.]+ +f32$'
 says_nothing err
 expect 0 inspect --json "$real"
 is_json adapter layers values
 says out '"name": "encoder.layer.5.attention.self.value"' '"scale": 2.0' '"mode": "alpha/r"'
 expect 0 inspect "$real/bf16"
 says out ' bf16$'
+# ---- formats, without a device ----
+
+formats=$data/formats
+expect 0 inspect "$formats/dora"
+says out '^layer +d_in +d_out +r +alpha +mode +scale +\|A\| +\|B\| +dtype$' ' f32, DoRA$'
+expect 0 inspect "$formats/modules_to_save"
+says out '^carried along: score.weight F32 \[5, 24\], trained whole'
+expect 1 inspect "$formats/pissa/raw"
+says err 'the adapter is right only over the base that this initialisation changed'
+expect 0 inspect "$formats/pissa/raw" --changed-base
+says out '^right only over the base that its initialisation changed: pissa$'
+expect 1 inspect "$formats/two_adapters"
+expect 0 inspect "$formats/two_adapters" --adapter law
+says out '^4 layers'
+expect 1 inspect "$formats/pickle"
+says err 'a pickle, which can run code, is never opened'
+expect 0 inspect "$formats/kohya/sd.safetensors" --json
+is_json adapter format layers tensors norm_a norm_b kind
+says out '"format": "kohya"'
+expect 1 inspect "$formats/kohya/loha.safetensors"
+says err 'it belongs to LoHa'
+expect 0 init --dim 3 --dim-out 2 --init lora -o zero
+expect 0 inspect zero
+says out ', B is zero: it does nothing$'
+
+expect 2 match "$formats/dora"
+says err 'BASE is missing'
+expect 0 match "$formats/dora" "$formats/dora/base.safetensors"
+says out '^applied  model.layers.0.mlp.down_proj -> model.layers.0.mlp.down_proj.weight$' \
+  '^4 applied, 0 unused, 0 misfit$'
+expect 1 match "$formats/dora" "$formats/fan_in_fan_out/base.safetensors" --json
+is_json layers applied unused misfit
+says out '"unused": 4' 'the base has no tensor'
+
+expect 2 merge "$formats/dora" "$formats/dora/base.safetensors"
+says err '--output is missing'
+expect 0 merge "$formats/dora" "$formats/dora/base.safetensors" -o merged.safetensors
+says out '^merged    4 layers into 3072 weights$' '^rounding  0 of them' 'MB/s$'
+expect 0 merge "$formats/dora" "$formats/dora/base.safetensors" -o again.safetensors --json
+is_json layers elements unmoved largest_loss bytes
+cmp -s merged.safetensors again.safetensors || fail "two merges differ"
+expect 1 merge "$formats/dora" "$formats/fan_in_fan_out/base.safetensors" -o no.safetensors
+says err 'layer "model.layers.0.mlp.down_proj" cannot be merged: the base has no tensor'
+absent no.safetensors
+expect 1 merge "$formats/dora" merged.safetensors -o merged.safetensors
+says err 'is the base itself'
+
+gguf=$formats/gguf
+expect 0 convert "$gguf/peft" -o lora.gguf --base-config "$gguf/base/config.json"
+says out '^peft -> gguf, 8 layers$' '^wrote     lora.gguf$'
+expect 0 convert lora.gguf -o back --heads 4 --kv-heads 2 --json
+is_json output from to layers rounded
+cmp -s back/adapter_model.safetensors "$gguf/peft/adapter_model.safetensors" ||
+  fail "there and back through GGUF is another file"
+expect 0 convert "$gguf/peft" -o kohya.safetensors --prefix lora_te_
+expect 0 convert kohya.safetensors -o back2
+cmp -s back2/adapter_model.safetensors "$gguf/peft/adapter_model.safetensors" ||
+  fail "there and back through kohya's format is another file"
+expect 1 convert "$gguf/peft" -o no.gguf
+says err "base's number of attention heads is needed" '--base-config'
+absent no.gguf
+expect 0 convert "$gguf/peft" -o named.gguf --keep-names --dtype f16
+says out '^rounded   [0-9]+ values to f16$'
+expect 2 convert "$gguf/peft" -o no --dtype q8_0
+says err '--dtype is q8_0, which GGUF alone has, not peft'
+expect 1 convert "$formats/lora_bias" -o no.gguf --keep-names
+says err "has a bias of B, which GGUF's format has no place for"
+absent no.gguf
+
 expect 1 inspect missing
 says err '^clora inspect: .*missing'
 
@@ -183,7 +252,7 @@ says err 'no device matches "99:99"'
 expect 0 init --dim 5 --dim-out 3 --rank 2 --alpha 4 --seed 7 --name a.b -o first
 says out '^first: layer a.b, 5 -> 3, r 2, alpha 4, scale 2, normal, seed 7$'
 expect 0 inspect first
-says out '^a.b +5 +3 +2 +4 +alpha/r +2 +f32$' '^1 layer, 16 values$'
+says out '^a.b +5 +3 +2 +4 +alpha/r +2 +[0-9.]+ +[0-9.]+ +f32$' '^1 layer, 16 values$'
 expect 0 init --dim 5 --dim-out 3 --rank 2 --alpha 4 --seed 7 --name a.b -o again --json
 is_json adapter name d_in scale seed
 cmp -s first/adapter_model.safetensors again/adapter_model.safetensors || fail "the seed is not all"

@@ -13,10 +13,13 @@ static const struct command {
   const char *name, *summary;
   int (*run)(int argc, char **argv);
 } commands[] = {
+    {"convert", "write an adapter in another format, dtype or spelling", run_convert},
     {"devices", "show the OpenCL devices and what serves on them", run_devices},
     {"explain", "say what serves a shape, and why", run_explain},
     {"init", "write a new adapter", run_init},
     {"inspect", "show the layers of an adapter", run_inspect},
+    {"match", "show where an adapter's layers belong in a base model", run_match},
+    {"merge", "write a base model with an adapter merged in", run_merge},
     {"run", "apply a layer to an array", run_forward},
     {"tune", "measure which knobs are fast on a device, and keep them", run_tune},
     {"verify", "check every variant against the float64 reference", run_verify},
@@ -88,6 +91,7 @@ static void fill_closed_streams(void) {
 int main(int argc, char **argv) {
   fill_closed_streams();
   signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write, seen below */
+  signal(SIGXFSZ, SIG_IGN); /* as is a file that may not grow */
   int code = run(argc, argv);
   if (fflush(stdout) == 0 && !ferror(stdout)) return code;
   struct tool tool = {.command = NULL};

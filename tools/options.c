@@ -170,11 +170,18 @@ static void list_options(struct tool *tool, const struct tool_usage *usage,
       {'v', "verbose", NULL, "say what the library does, on stderr", TOOL_SWITCH, &tool->verbose,
        TOOL_OPTIONAL},
   };
+  const struct tool_option adapter[] = {
+      {0, "adapter", "NAME", "which adapter, where several lie together", TOOL_TEXT,
+       &tool->load.name, TOOL_OPTIONAL},
+      {0, "changed-base", NULL, "the base is the one that PiSSA, OLoRA or their like changed",
+       TOOL_SWITCH, &tool->load.changed_base, TOOL_OPTIONAL},
+  };
   const struct tool_option common[] = {
       {0, "json", NULL, "print JSON", TOOL_SWITCH, &tool->json, TOOL_OPTIONAL},
       {'h', "help", NULL, "print this help", TOOL_SWITCH, &list->wants_help, TOOL_OPTIONAL},
   };
   add_options(list, usage->options, usage->option_count);
+  if (usage->loads_adapter) add_options(list, adapter, 2);
   if (usage->uses_device) add_options(list, device, 2);
   add_options(list, common, 2);
 }
@@ -204,6 +211,16 @@ static size_t find_option(const struct option_list *list, int value) {
 
 static int read_operand(struct tool *tool, const struct tool_usage *usage, const char *text) {
   if (usage->operand == NULL) return tool_fail(tool, TOOL_USAGE, "unexpected \"%s\"", text);
+  if (*usage->operand_to != NULL && usage->others != NULL) {
+    struct tool_operands *others = usage->others_to;
+    if (text[0] == '\0') return tool_fail(tool, TOOL_USAGE, "a %s is empty", usage->others);
+    if (others->count == TOOL_MOST_OPERANDS) {
+      return tool_fail(tool, TOOL_USAGE, "more than %d times %s", TOOL_MOST_OPERANDS,
+                       usage->others);
+    }
+    others->texts[others->count++] = text;
+    return TOOL_OK;
+  }
   if (*usage->operand_to != NULL) {
     return tool_fail(tool, TOOL_USAGE, "one %s expected, got \"%s\" and \"%s\"", usage->operand,
                      *usage->operand_to, text);
@@ -253,6 +270,9 @@ static int check_required(struct tool *tool, const struct tool_usage *usage,
                           const struct option_list *list) {
   if (usage->operand != NULL && *usage->operand_to == NULL) {
     return tool_fail(tool, TOOL_USAGE, "%s is missing", usage->operand);
+  }
+  if (usage->others != NULL && usage->others_to->count == 0) {
+    return tool_fail(tool, TOOL_USAGE, "%s is missing", usage->others);
   }
   for (size_t i = 0; i < list->count; i++) {
     const struct tool_option *option = &list->options[i];

@@ -358,6 +358,7 @@ int run_forward(int argc, char **argv) {
       .operand = "ADAPTER",
       .operand_to = &request.adapter,
       .uses_device = true,
+      .loads_adapter = true,
       .options = options,
       .option_count = sizeof options / sizeof *options,
   };

@@ -157,7 +157,12 @@ int tool_print_json(struct tool *tool, json_t *object) {
   return TOOL_OK;
 }
 
-/* ---- layers of adapters ---- */
+/* ---- adapters and their layers ---- */
+
+int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapter) {
+  TOOL_CLORA(tool, clora_adapter_load_with(path, &tool->load, adapter));
+  return TOOL_OK;
+}
 
 /* The library cannot know how a layer is chosen here. */
 static int refuse_many(struct tool *tool, const char *path, const clora_adapter *adapter) {
@@ -178,7 +183,7 @@ static int refuse_many(struct tool *tool, const char *path, const clora_adapter 
 
 int tool_layer_open(struct tool *tool, const char *path, const char *name,
                     struct tool_layer *layer) {
-  TOOL_CLORA(tool, clora_adapter_load(path, &layer->adapter));
+  TOOL_TRY(tool_adapter_open(tool, path, &layer->adapter));
   if (name == NULL && clora_adapter_count(layer->adapter) > 1) {
     return refuse_many(tool, path, layer->adapter);
   }
@@ -190,6 +195,10 @@ int tool_layer_open(struct tool *tool, const char *path, const char *name,
 void tool_layer_close(struct tool_layer *layer) {
   clora_adapter_destroy(layer->adapter);
   layer->adapter = NULL;
+}
+
+const char *tool_kind_name(clora_layer_kind kind) {
+  return kind == CLORA_EMBEDDING ? "embedding" : kind == CLORA_POINTWISE ? "conv1x1" : "linear";
 }
 
 const char *tool_mode_name(clora_scale_mode mode) {

@@ -27,9 +27,10 @@ enum {
 struct tool {
   const char *command; /* "run" */
   bool json, verbose;
-  const char *device;  /* a selector, or NULL: the best device */
-  int exit_code;       /* of a call that ends with the options, see tool_parse() */
-  bool shows_progress; /* a progress line stands on stderr */
+  const char *device;      /* a selector, or NULL: the best device */
+  clora_load_options load; /* how adapters are loaded */
+  int exit_code;           /* of a call that ends with the options, see tool_parse() */
+  bool shows_progress;     /* a progress line stands on stderr */
 };
 
 /* Passes an exit code on, or turns a status into a message and an exit code. */
@@ -71,12 +72,22 @@ struct tool_option {
   const char *(*choice)(size_t index); /* the names to choose from; NULL past the last */
 };
 
+/* Operands of which there may be many. */
+enum { TOOL_MOST_OPERANDS = 1024 };
+struct tool_operands {
+  const char *texts[TOOL_MOST_OPERANDS];
+  size_t count;
+};
+
 struct tool_usage {
   const char *synopsis; /* what follows "clora run " */
   const char *about, *examples;
   const char *operand; /* "ADAPTER"; NULL: the command takes none */
   const char **operand_to;
-  bool uses_device; /* then it has --device and --verbose too */
+  const char *others; /* "BASE": one or more further operands; NULL: the command takes none */
+  struct tool_operands *others_to;
+  bool uses_device;   /* then it has --device and --verbose too */
+  bool loads_adapter; /* then it has --adapter and --changed-base too */
   const struct tool_option *options;
   size_t option_count;
 };
@@ -129,7 +140,10 @@ json_t *tool_json_lines(const char *text);
 /* Prints the object on stdout and releases it. */
 int tool_print_json(struct tool *tool, json_t *object);
 
-/* ---- layers of adapters ---- */
+/* ---- adapters and their layers ---- */
+
+/* As the options of the command say. */
+int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapter);
 
 struct tool_layer {
   clora_adapter *adapter;
@@ -140,6 +154,9 @@ struct tool_layer {
 int tool_layer_open(struct tool *tool, const char *path, const char *name,
                     struct tool_layer *layer);
 void tool_layer_close(struct tool_layer *layer);
+
+/* "linear", "embedding", "conv1x1". */
+const char *tool_kind_name(clora_layer_kind kind);
 
 /* "alpha/r", "alpha/sqrt(r)", "explicit". */
 const char *tool_mode_name(clora_scale_mode mode);

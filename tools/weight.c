@@ -135,6 +135,7 @@ int run_weight(int argc, char **argv) {
       .operand = "ADAPTER",
       .operand_to = &request.adapter,
       .uses_device = true,
+      .loads_adapter = true,
       .options = options,
       .option_count = sizeof options / sizeof *options,
   };

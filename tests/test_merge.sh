@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# clora merge, interrupted: killed at 100 random moments, terminated, and out of room. What it leaves
+# under the output's name is the whole result or nothing.
+#   test_merge.sh CLORA
+# SPDX-License-Identifier: Apache-2.0
+set -uo pipefail
+clora=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+failures=0
+
+fail() {
+  echo "FAILED: $*"
+  failures=$((failures + 1))
+}
+
+little() { # the eight bytes of a number
+  local n=$1 i
+  for i in 1 2 3 4 5 6 7 8; do
+    printf "\\x$(printf %02x $((n & 255)))"
+    n=$((n >> 8))
+  done
+}
+
+# base FILE WEIGHT OTHER_MB: a weight [512, 512] of f16 before and after other tensors.
+base() {
+  local file=$1 weight=$2 other=$(($3 * 1048576)) bytes=$((512 * 512 * 2)) header
+  header='{"a'$weight'":{"dtype":"U8","shape":['$other'],"data_offsets":[0,'$other']}'
+  header+=',"'$weight'":{"dtype":"F16","shape":[512,512],"data_offsets":['$other','$((other + bytes))']}'
+  header+=',"z'$weight'":{"dtype":"U8","shape":['$other'],'
+  header+='"data_offsets":['$((other + bytes))','$((2 * other + bytes))']}}'
+  {
+    little ${#header}
+    printf %s "$header"
+    head -c $((2 * other + bytes)) /dev/zero
+  } >"$file"
+}
+
+"$clora" init --dim 512 --dim-out 512 --name q -o adapter >/dev/null || fail "init"
+base base.safetensors q.weight 16
+mkdir shards
+base shards/1.safetensors q.weight 8
+base shards/2.safetensors other 8
+
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+
+# kill_often COUNT OUT BASE...: runs the merge and kills it after a random part of its usual time.
+kill_often() {
+  local count=$1 out=$2 start length whole=0 none=0 n
+  shift 2
+  start=$(now_ms)
+  "$clora" merge adapter "$@" -o "whole$out" >/dev/null || fail "merge into whole$out"
+  length=$(($(now_ms) - start + 5))
+  for ((n = 0; n < count; n++)); do
+    rm -rf "$out" "$out".*
+    "$clora" merge adapter "$@" -o "$out" >/dev/null 2>&1 &
+    sleep "$(printf '0.%03d' $(((RANDOM * 32768 + RANDOM) % (length < 999 ? length : 999))))"
+    kill -KILL $! 2>/dev/null
+    wait $! 2>/dev/null
+    if [ ! -e "$out" ]; then
+      none=$((none + 1))
+    elif diff -r "$out" "whole$out" >/dev/null; then
+      whole=$((whole + 1))
+    else
+      fail "killed: $out is neither whole nor absent"
+    fi
+  done
+  echo "$out: killed $count times, $none times nothing, $whole times the whole"
+  rm -rf "$out" "$out".*
+}
+kill_often 100 out base.safetensors
+kill_often 20 folder shards/1.safetensors shards/2.safetensors
+
+left_alone() {
+  local found
+  found=$(compgen -G 'new*') && fail "$1 left $found"
+}
+
+# Out of room: the limit on a file's size stands for a full disk.
+(ulimit -f 20000 && "$clora" merge adapter base.safetensors -o new 2>err)
+[ $? = 1 ] && grep -q 'new: cannot write' err || fail "out of room: $(cat err)"
+left_alone "a full disk"
+(ulimit -f 10000 && "$clora" merge adapter shards/*.safetensors -o new 2>err)
+[ $? = 1 ] || fail "out of room for a shard: $(cat err)"
+left_alone "a full disk"
+
+# Terminated: it cleans up. (Or it was done before.)
+"$clora" merge adapter base.safetensors -o new >/dev/null 2>err &
+sleep 0.03
+kill -TERM $! 2>/dev/null
+wait $!
+code=$?
+if [ "$code" = 0 ]; then
+  cmp -s new wholeout || fail "terminated: new is not whole"
+else
+  rm -f new.early
+  [ -e new ] && fail "terminated with $code: left new"
+  compgen -G 'new.*' >/dev/null && [ "$code" = 1 ] && fail "terminated: left a temporary file"
+fi
+
+[ "$failures" = 0 ] || exit 1
+echo "ok"
