@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/dtype.h"
 
+#include <math.h>
 #include <string.h>
 
 static const struct dtype {
@@ -118,15 +119,26 @@ void clora_unpack(clora_dtype dtype, size_t count, const void *stored, float *va
   }
 }
 
-/* First to an odd f32, which keeps what the second rounding has to know (Boldo, Melquiond:
- * Emulation of FMA and correctly rounded sums, 2008). */
-float clora__dtype_narrow(clora_dtype dtype, double value) {
+/* Rounded to odd, which keeps what a second rounding has to know (Boldo, Melquiond: Emulation of
+ * FMA and correctly rounded sums, 2008). */
+static float round_to_odd(double value) {
   float nearest = (float)value;
-  if (dtype == CLORA_F32 || (double)nearest == value || value != value) {
-    return clora__dtype_round(dtype, nearest);
-  }
+  if ((double)nearest == value || value != value) return nearest;
   uint32_t bits = bits_of(nearest);
-  bool is_above = value > 0 ? (double)nearest > value : (double)nearest < value;
-  if (is_above) bits--; /* towards zero */
-  return clora__dtype_round(dtype, float_of(bits | 1));
+  if (fabs((double)nearest) > fabs(value)) bits--; /* towards zero */
+  return float_of(bits | 1);
+}
+
+void clora__dtype_prepare(clora_dtype dtype, size_t count, const double *values, float *prepared) {
+  if (dtype == CLORA_F32) {
+    for (size_t i = 0; i < count; i++) prepared[i] = (float)values[i];
+  } else {
+    for (size_t i = 0; i < count; i++) prepared[i] = round_to_odd(values[i]);
+  }
+}
+
+float clora__dtype_narrow(clora_dtype dtype, double value) {
+  float prepared;
+  clora__dtype_prepare(dtype, 1, &value, &prepared);
+  return clora__dtype_round(dtype, prepared);
 }

@@ -17,6 +17,9 @@ float clora__dtype_round(clora_dtype dtype, float value);
 /* The value as the dtype can hold it, rounded once. */
 float clora__dtype_narrow(clora_dtype dtype, double value);
 
+/* The first half of that: an f32 which rounds to the dtype as the value itself does. */
+void clora__dtype_prepare(clora_dtype dtype, size_t count, const double *values, float *prepared);
+
 /* Half the distance from 1 to the next number: the largest relative error of one rounding. */
 double clora__dtype_roundoff(clora_dtype dtype);
 

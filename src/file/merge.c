@@ -102,12 +102,13 @@ struct rows {
   clora_dtype dtype;
   size_t rows, cols, r;
   bool transposed;
-  const float *inner;  /* [r, cols] */
-  float *inner_own;    /* A^T, when it had to be made */
-  double *factors;     /* [d_out] */
-  double *sum;         /* [cols]: A B of the row, then the scaled difference */
-  float *before;       /* [cols] */
-  double lost, wanted; /* sums of squares: what rounding lost, what should have been added */
+  const float *inner;     /* [r, cols] */
+  float *inner_own;       /* A^T, when it had to be made */
+  double *factors;        /* [d_out] */
+  double *sum, *after;    /* [cols]: A B of the row; the merged row before it is rounded */
+  float *before, *stored; /* [cols] */
+  unsigned char *bytes;   /* [cols]: the merged row in the base's dtype */
+  double lost, wanted;    /* sums of squares: what rounding lost, what should have been added */
   uint64_t unmoved;
 };
 
@@ -139,7 +140,10 @@ static clora_status open_rows(const struct change *change, struct rows *rows) {
   }
   TRY(clora__allocate(about->d_out, sizeof *rows->factors, &rows->factors));
   TRY(clora__allocate(rows->cols, sizeof *rows->sum, &rows->sum));
+  TRY(clora__allocate(rows->cols, sizeof *rows->after, &rows->after));
   TRY(clora__allocate(rows->cols, sizeof *rows->before, &rows->before));
+  TRY(clora__allocate(rows->cols, sizeof *rows->stored, &rows->stored));
+  TRY(clora__allocate(rows->cols, clora__number_bytes(number), &rows->bytes));
   for (size_t o = 0; o < about->d_out; o++) rows->factors[o] = 1;
   return CLORA_OK;
 }
@@ -148,7 +152,10 @@ static void close_rows(struct rows *rows) {
   free(rows->inner_own);
   free(rows->factors);
   free(rows->sum);
+  free(rows->after);
   free(rows->before);
+  free(rows->stored);
+  free(rows->bytes);
 }
 
 /* sum = row i of A B, in f64; r products a sum, in order of j. */
@@ -165,33 +172,58 @@ static void multiply_row(struct rows *rows, size_t i) {
   }
 }
 
-static void decode_row(const struct rows *rows, const unsigned char *bytes) {
-  size_t size = clora__number_bytes(rows->number);
-  for (size_t k = 0; k < rows->cols; k++) {
-    rows->before[k] = clora__decode(rows->number, bytes + k * size);
+/* The file's order of bytes is the host's, or this turns the one into the other. */
+static void turn_bytes(unsigned char *bytes, size_t count, size_t size) {
+  const uint16_t one = 1;
+  unsigned char first;
+  memcpy(&first, &one, 1);
+  for (size_t n = 0; first == 0 && n < count; n++) {
+    for (size_t k = 0; k < size / 2; k++) {
+      unsigned char *low = bytes + n * size + k, *high = bytes + (n + 1) * size - 1 - k,
+                    byte = *low;
+      *low = *high;
+      *high = byte;
+    }
   }
 }
 
-/* Changes one row in place. */
+/* after = factors * (before + scale * sum), and what of it is stored. */
+static void compute_row(struct rows *rows, size_t i, const unsigned char *bytes) {
+  size_t cols = rows->cols, size = clora__number_bytes(rows->number);
+  double scale = rows->layer->about.scale, factor = rows->factors[rows->transposed ? 0 : i];
+  memcpy(rows->bytes, bytes, cols * size);
+  turn_bytes(rows->bytes, cols, size);
+  clora_unpack(rows->dtype, cols, rows->bytes, rows->before);
+  multiply_row(rows, i);
+  for (size_t k = 0; k < cols; k++) {
+    double column = rows->transposed ? rows->factors[k] : factor;
+    rows->after[k] = column * ((double)rows->before[k] + scale * rows->sum[k]);
+  }
+  clora__dtype_prepare(rows->dtype, cols, rows->after, rows->stored);
+  clora_pack(rows->dtype, cols, rows->stored, rows->bytes);
+  clora_unpack(rows->dtype, cols, rows->bytes, rows->stored);
+  turn_bytes(rows->bytes, cols, size);
+}
+
+/* Changes one row in place, where it changes: a -0 or a NaN that nothing is added to stays. */
 static clora_status merge_row(struct rows *rows, size_t i, unsigned char *bytes) {
   size_t size = clora__number_bytes(rows->number);
-  double scale = rows->layer->about.scale;
-  decode_row(rows, bytes);
-  multiply_row(rows, i);
+  compute_row(rows, i, bytes);
   for (size_t k = 0; k < rows->cols; k++) {
-    double before = (double)rows->before[k], factor = rows->factors[rows->transposed ? k : i];
-    double after = factor * (before + scale * rows->sum[k]), wanted = after - before;
-    float stored = clora__dtype_narrow(rows->dtype, after);
-    CHECK(isfinite(stored) || !isfinite(before), CLORA_UNSUPPORTED,
+    double before = (double)rows->before[k], wanted = rows->after[k] - before;
+    if (wanted == 0 || !isfinite(before)) {
+      memcpy(rows->bytes + k * size, bytes + k * size, size);
+      continue;
+    }
+    CHECK(isfinite(rows->stored[k]), CLORA_UNSUPPORTED,
           "layer \"%s\": row %zu, column %zu of the merged weight is %g, which %s cannot hold",
-          QUOTE(rows->layer->about.name), i, k, after, clora_dtype_name(rows->dtype));
-    if (wanted == 0 || !isfinite(before)) continue;
-    double lost = (double)stored - before - wanted;
-    rows->unmoved += stored == rows->before[k];
+          QUOTE(rows->layer->about.name), i, k, rows->after[k], clora_dtype_name(rows->dtype));
+    double lost = (double)rows->stored[k] - before - wanted;
+    rows->unmoved += rows->stored[k] == rows->before[k];
     rows->lost += lost * lost;
     rows->wanted += wanted * wanted;
-    clora__encode(rows->dtype, stored, bytes + k * size);
   }
+  memcpy(bytes, rows->bytes, rows->cols * size);
   return CLORA_OK;
 }
 
