@@ -577,6 +577,50 @@ CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, 
                                                   clora_context *context, clora_dtype dtype,
                                                   clora_layer **layer);
 
+/* Sums, ranks, and adapters from dense weights. */
+
+typedef struct clora_combine_part {
+  const clora_adapter *adapter;
+  double weight; /* may be negative */
+} clora_combine_part;
+
+/* The weighted sum of adapters: each layer that any of them has, A side by side and B one below the
+ * other, so that the ranks add up. The first part's B keeps its values, the others' are multiplied
+ * by what their weight * scale differs by, and rounded to f32; one adapter with weight 1 is itself.
+ * Adapters over a changed base are taken as they are: PiSSA's conversion to the stock base is the
+ * trained adapter less the initial one. */
+CLORA_API clora_status clora_adapter_combine(const clora_combine_part *parts, size_t count,
+                                             clora_adapter **combined);
+
+typedef struct clora_rank_options {
+  size_t r;     /* at most; 0: as the error says */
+  double error; /* the smallest rank whose relative error |what is left out| / |all|, Frobenius
+                   norms, is at most this; 0: as r says */
+} clora_rank_options;
+
+typedef struct clora_rank_report {
+  size_t layers, largest_r;
+  double error;            /* Frobenius norm of all that was left out */
+  double largest_relative; /* of one layer, and which; owned by the adapter */
+  const char *largest_layer;
+  size_t skipped; /* by clora_base_extract() */
+} clora_rank_report;
+
+/* Replaces every layer's A and B by the nearest of another rank, scale 1 and f32, by QR of the
+ * factors and the SVD of the r x r core in f64. What f32 rounds comes on top of the reported error.
+ * A failure midway leaves the layers before it resized. */
+CLORA_API clora_status clora_adapter_resize(clora_adapter *adapter,
+                                            const clora_rank_options *options,
+                                            clora_rank_report *report);
+
+/* Adds the layer whose A B is nearest to tuned - base, both dense [d_in, d_out]. An SVD of the
+ * whole difference: about 20 d_in d_out min(d_in, d_out) operations in f64 and three times its
+ * memory. The report, which may be NULL, is added to. */
+CLORA_API clora_status clora_adapter_extract(clora_adapter *adapter, const char *name, size_t d_in,
+                                             size_t d_out, const float *base, const float *tuned,
+                                             const clora_rank_options *options,
+                                             clora_rank_report *report);
+
 /* ---- 9 bases -----------------------------------------------------------------------------------
  *
  * A base is a model's safetensors files. Of them only headers are read until something is merged.
@@ -633,6 +677,13 @@ typedef struct clora_merge_report {
 CLORA_API clora_status clora_base_merge(const clora_base *base, const clora_adapter *adapter,
                                         const char *path, const clora_merge_options *options,
                                         clora_merge_report *report);
+
+/* A new adapter from two models of the same tensors: a layer for every matrix "NAME.weight" that
+ * differs, as clora_adapter_extract(), one at a time. What differs and is no such matrix (biases,
+ * norms, embeddings) is counted in report->skipped, which may not be NULL. */
+CLORA_API clora_status clora_base_extract(const clora_base *base, const clora_base *tuned,
+                                          const clora_rank_options *options,
+                                          clora_adapter **adapter, clora_rank_report *report);
 
 #ifdef __cplusplus
 }

@@ -9,10 +9,7 @@
 #include "file/json.h"
 #include "file/match.h"
 #include "file/merge.h"
-
-struct clora_base {
-  struct clora__base files;
-};
+#include "merge.h"
 
 clora_status clora_base_open(const char *const *paths, size_t count, clora_base **base) {
   CHECK(base != NULL, CLORA_INVALID_ARGUMENT, "base is NULL");

@@ -73,7 +73,7 @@ expect 0 -h
 says out '^Usage: clora COMMAND'
 expect 0 --version
 says out '^clora [0-9]+\.[0-9]+\.[0-9]+$'
-for command in convert devices explain init inspect match merge run tune verify weight; do
+for command in combine convert devices explain extract init inspect match merge resize run tune verify weight; do
   expect 0 help $command
   says out "^Usage: clora $command" '^Options:' '^Examples:' "^  clora $command" '  --json '
   cp out by_help
@@ -215,6 +215,29 @@ says err '--dtype is q8_0, which GGUF alone has, not peft'
 expect 1 convert "$formats/lora_bias" -o no.gguf --keep-names
 says err "has a bias of B, which GGUF's format has no place for"
 absent no.gguf
+
+sums=$data/merge/combine
+expect 2 combine "$sums/a" -o sum
+says err 'second ADAPTER is missing'
+expect 2 combine "$sums/a=x" "$sums/b" -o sum
+says err 'the weight is not a finite number'
+expect 0 combine "$sums/a=0.7" "$sums/b=1.6" -o sum
+says out '^1 layer$' '^wrote     sum$'
+expect 0 inspect sum
+says out '^encoder.proj +30 +22 +9 '
+expect 2 resize sum -o small
+says err '--rank or --error is missing'
+expect 0 resize sum --rank 4 -o small --json
+is_json output layers largest_r error largest_relative
+says out '"error": 3\.2768' '"largest_r": 4'
+expect 0 combine "$formats/pissa/raw" "$formats/pissa/start=-1" --changed-base -o converted
+expect 0 merge converted "$formats/pissa/converted/base.safetensors" -o tuned.safetensors
+expect 0 extract "$formats/pissa/converted/base.safetensors" --tuned tuned.safetensors \
+  --error 1e-5 -o extracted
+says out '^2 layers of rank 8 at most$'
+expect 1 extract tuned.safetensors --tuned tuned.safetensors --rank 4 -o no
+says err 'no weight differs'
+absent no
 
 expect 1 inspect missing
 says err '^clora inspect: .*missing'

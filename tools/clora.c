@@ -13,13 +13,16 @@ static const struct command {
   const char *name, *summary;
   int (*run)(int argc, char **argv);
 } commands[] = {
+    {"combine", "write the weighted sum of adapters", run_combine},
     {"convert", "write an adapter in another format, dtype or spelling", run_convert},
     {"devices", "show the OpenCL devices and what serves on them", run_devices},
     {"explain", "say what serves a shape, and why", run_explain},
+    {"extract", "write the adapter between two models", run_extract},
     {"init", "write a new adapter", run_init},
     {"inspect", "show the layers of an adapter", run_inspect},
     {"match", "show where an adapter's layers belong in a base model", run_match},
     {"merge", "write a base model with an adapter merged in", run_merge},
+    {"resize", "write an adapter with another rank", run_resize},
     {"run", "apply a layer to an array", run_forward},
     {"tune", "measure which knobs are fast on a device, and keep them", run_tune},
     {"verify", "check every variant against the float64 reference", run_verify},

@@ -1,0 +1,12 @@
+/* The base object: a model's files.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_MERGE_H
+#define CLORA_MERGE_H
+
+#include "file/base.h"
+
+struct clora_base {
+  struct clora__base files;
+};
+
+#endif

@@ -1,0 +1,325 @@
+/* Sums of adapters against PEFT's, compression against the best possible error, extraction.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "fixtures.h"
+
+#include "adapter.h"
+
+#define COMBINE TEST_DATA "/merge/combine"
+
+static clora_adapter *load(const char *path) {
+  clora_adapter *adapter;
+  ck_ok(clora_adapter_load_with(path, &(clora_load_options){.changed_base = true}, &adapter));
+  return adapter;
+}
+
+/* scale * A B of a layer, [d_out, d_in] as PEFT keeps it; free() releases it. */
+static double *delta_of(const struct clora__host_layer *layer) {
+  const clora_adapter_layer *about = &layer->about;
+  double *delta = calloc(about->d_in * about->d_out, sizeof *delta);
+  for (size_t o = 0; o < about->d_out; o++) {
+    for (size_t k = 0; k < about->d_in; k++) {
+      double sum = 0;
+      for (size_t j = 0; j < about->r; j++) {
+        sum += (double)layer->a[k * about->r + j] * (double)layer->b[j * about->d_out + o];
+      }
+      delta[o * about->d_in + k] = about->scale * sum;
+    }
+  }
+  return delta;
+}
+
+static double *load_delta(const char *name, size_t count) {
+  char path[256];
+  size_t bytes;
+  snprintf(path, sizeof path, COMBINE "/delta_W.%s.npy", name);
+  char *file = read_file(path, &bytes); /* f8 */
+  double *delta = calloc(count, sizeof *delta);
+  memcpy(delta, file + bytes - count * sizeof *delta, count * sizeof *delta);
+  free(file);
+  return delta;
+}
+
+static double distance(size_t count, const double *a, const double *b) {
+  double sum = 0;
+  for (size_t n = 0; n < count; n++) sum += (a[n] - b[n]) * (a[n] - b[n]);
+  return sqrt(sum);
+}
+
+static clora_adapter *combine(double weight_a, double weight_b) {
+  clora_adapter *a = load(COMBINE "/a"), *b = load(COMBINE "/b"), *sum;
+  const clora_combine_part parts[] = {{a, weight_a}, {b, weight_b}};
+  ck_ok(clora_adapter_combine(parts, 2, &sum));
+  clora_adapter_destroy(a);
+  clora_adapter_destroy(b);
+  return sum;
+}
+
+/* peft#643, #1155, #2796 (negative weights), #3473: rounding B to f32 is all that is lost. */
+START_TEST(a_sum_is_the_sum) {
+  static const double weights[][2] = {{0.7, 1.6}, {-0.7, 1.6}, {0, 2}, {1, 0}, {-1, -3}};
+  const size_t count = 30 * 22;
+  double *a = load_delta("a", count), *b = load_delta("b", count);
+  for (size_t n = 0; n < sizeof weights / sizeof *weights; n++) {
+    clora_adapter *sum = combine(weights[n][0], weights[n][1]);
+    ck_assert_uint_eq(sum->host.items[0].about.r, 9);
+    double *found = delta_of(&sum->host.items[0]);
+    for (size_t i = 0; i < count; i++) {
+      double expected = weights[n][0] * a[i] + weights[n][1] * b[i];
+      double terms = fabs(weights[n][0] * a[i]) + fabs(weights[n][1] * b[i]);
+      ck_assert_double_le(fabs(found[i] - expected), 0x1p-20 * (terms + 1));
+    }
+    if (n == 0) { /* as PEFT's "cat" */
+      double *theirs = load_delta("cat", count);
+      ck_assert_double_lt(distance(count, found, theirs), 1e-5);
+      free(theirs);
+    }
+    free(found);
+    clora_adapter_destroy(sum);
+  }
+  free(a);
+  free(b);
+}
+END_TEST
+
+/* peft#3111, #3449: one adapter with weight 1 is itself, bit for bit. */
+START_TEST(one_adapter_with_weight_one_is_itself) {
+  static const char *const names[] = {"plain",           "rslora",    "patterns", "f16",
+                                      "modules_to_save", "lora_bias", "embedding"};
+  for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+    char path[256];
+    snprintf(path, sizeof path, FORMATS "%s", names[n]);
+    clora_adapter *adapter = load(path), *sum;
+    ck_ok(clora_adapter_combine(&(clora_combine_part){adapter, 1}, 1, &sum));
+    ck_same_layers(&adapter->host, &sum->host);
+    ck_assert_int_eq(sum->host.items[0].about.mode, adapter->host.items[0].about.mode);
+    ck_assert_uint_eq(sum->host.tensor_count, adapter->host.tensor_count);
+    clora_adapter_destroy(adapter);
+    clora_adapter_destroy(sum);
+  }
+}
+END_TEST
+
+/* The trained adapter less the initial one is right over the stock base: PEFT's own conversion. */
+START_TEST(converts_pissa_by_a_difference) {
+  clora_adapter *raw = load(FORMATS "pissa/raw"), *start = load(FORMATS "pissa/start");
+  clora_adapter *theirs = load(FORMATS "pissa/converted"), *ours;
+  const clora_combine_part parts[] = {{raw, 1}, {start, -1}};
+  ck_ok(clora_adapter_combine(parts, 2, &ours));
+  ck_assert_ptr_null(clora_adapter_changed_base(ours));
+  for (size_t n = 0; n < theirs->host.count; n++) {
+    const struct clora__host_layer *layer = &theirs->host.items[n];
+    ck_assert_uint_eq(find(&ours->host, layer->about.name)->about.r, layer->about.r);
+    size_t count = layer->about.d_in * layer->about.d_out;
+    double *found = delta_of(find(&ours->host, layer->about.name)), *expected = delta_of(layer);
+    for (size_t i = 0; i < count; i++) ck_assert_double_eq_tol(found[i], expected[i], 0x1p-40);
+    free(found);
+    free(expected);
+  }
+  ck_ok(clora_adapter_save(ours, own("converted")));
+  clora_adapter *again;
+  ck_ok(clora_adapter_load(own("converted"), &again)); /* needs no word about the base */
+  clora_adapter_destroy(again);
+  clora_adapter_destroy(raw);
+  clora_adapter_destroy(start);
+  clora_adapter_destroy(theirs);
+  clora_adapter_destroy(ours);
+}
+END_TEST
+
+START_TEST(refuses_what_cannot_be_summed) {
+  clora_adapter *dora = load(FORMATS "dora"), *whole = load(FORMATS "modules_to_save");
+  clora_adapter *plain = load(FORMATS "plain"), *bias = load(FORMATS "all_linear"), *sum;
+  const clora_combine_part with_dora[] = {{dora, 1}, {dora, 1}};
+  ck_fails(clora_adapter_combine(with_dora, 2, &sum), CLORA_UNSUPPORTED, "has a magnitude (DoRA)");
+  ck_assert_ptr_null(sum);
+  const clora_combine_part with_whole[] = {{whole, 1}, {whole, 2}};
+  ck_fails(clora_adapter_combine(with_whole, 2, &sum), CLORA_UNSUPPORTED,
+           "two of the adapters trained \"score.bias\" whole");
+  const clora_combine_part endless[] = {{plain, INFINITY}};
+  ck_fails(clora_adapter_combine(endless, 1, &sum), CLORA_INVALID_ARGUMENT, "the weight inf");
+  ck_fails(clora_adapter_combine(NULL, 0, &sum), CLORA_INVALID_ARGUMENT, "nothing to combine");
+  free((char *)bias->host.items[0].about.name);
+  bias->host.items[0].about.name = strdup(plain->host.items[0].about.name);
+  const clora_combine_part unlike[] = {{plain, 1}, {bias, 1}};
+  ck_fails(clora_adapter_combine(unlike, 2, &sum), CLORA_INVALID_ARGUMENT, "in one adapter and");
+  clora_adapter_destroy(dora);
+  clora_adapter_destroy(whole);
+  clora_adapter_destroy(plain);
+  clora_adapter_destroy(bias);
+}
+END_TEST
+
+/* The error that PEFT's "svd" has is the best possible, and so is ours. */
+START_TEST(compresses_as_well_as_can_be) {
+  json_t *document = load_json(COMBINE, "expect.json"), *s;
+  const size_t count = 30 * 22;
+  size_t index;
+  double best = number_of(document, "svd_error"), norm = 0;
+  json_array_foreach(json_object_get(document, "singular_values_of_sum"), index, s) {
+    norm = hypot(norm, json_number_value(s));
+  }
+  clora_adapter *sum = combine(0.7, 1.6);
+  double *before = delta_of(&sum->host.items[0]), *theirs = load_delta("svd", count);
+  clora_rank_report report;
+  ck_ok(clora_adapter_resize(sum, &(clora_rank_options){.r = 4}, &report));
+  ck_assert_uint_eq(report.layers, 1);
+  ck_assert_uint_eq(report.largest_r, 4);
+  ck_assert_double_eq_tol(report.error, best, 1e-5);
+  ck_assert_double_eq_tol(report.largest_relative, best / norm, 1e-6);
+  ck_assert_str_eq(report.largest_layer, "encoder.proj");
+  double *after = delta_of(&sum->host.items[0]);
+  ck_assert_double_eq_tol(distance(count, before, after), best, 1e-5);
+  ck_assert_double_lt(distance(count, after, theirs), 1e-4);
+  free(after);
+  clora_adapter_destroy(sum);
+  /* by error: the smallest rank that keeps it */
+  sum = combine(0.7, 1.6);
+  ck_ok(clora_adapter_resize(sum, &(clora_rank_options){.error = best / norm * 1.0001}, &report));
+  ck_assert_uint_eq(report.largest_r, 4);
+  clora_adapter_destroy(sum);
+  sum = combine(0.7, 1.6);
+  ck_ok(clora_adapter_resize(sum, &(clora_rank_options){.error = best / norm * 0.9999}, &report));
+  ck_assert_uint_eq(report.largest_r, 5);
+  ck_ok(
+      clora_adapter_resize(sum, &(clora_rank_options){.r = 40}, &report)); /* no more than it has */
+  ck_assert_uint_eq(report.largest_r, 5);
+  ck_assert_double_lt(report.error, 1e-5);
+  free(before);
+  free(theirs);
+  clora_adapter_destroy(sum);
+  json_decref(document);
+}
+END_TEST
+
+/* Every layer of a real adapter keeps what it computes when its rank stays; r may exceed d_in. */
+START_TEST(resizing_to_the_same_rank_changes_nothing) {
+  clora_adapter *adapter = load(TEST_DATA "/minilm-lora");
+  double *before = delta_of(&adapter->host.items[3]);
+  clora_rank_report report;
+  ck_ok(clora_adapter_resize(adapter, &(clora_rank_options){.r = 8}, &report));
+  ck_assert_uint_eq(report.layers, 12);
+  double *after = delta_of(&adapter->host.items[3]);
+  ck_assert_double_lt(distance(384 * 384, before, after), 1e-5);
+  free(before);
+  free(after);
+  clora_adapter_destroy(adapter);
+  ck_ok(clora_adapter_create(&adapter));
+  ck_ok(clora_adapter_add_new(adapter, "wide",
+                              &(clora_layer_options){.dim = 2, .dim_out = 3, .r = 7, .seed = 1}));
+  before = delta_of(&adapter->host.items[0]);
+  ck_ok(clora_adapter_resize(adapter, &(clora_rank_options){.r = 7}, &report));
+  ck_assert_uint_eq(report.largest_r, 2);
+  after = delta_of(&adapter->host.items[0]);
+  ck_assert_double_lt(distance(6, before, after), 1e-5);
+  ck_fails(clora_adapter_resize(adapter, &(clora_rank_options){0}, NULL), CLORA_INVALID_ARGUMENT,
+           "neither a rank nor an error");
+  ck_fails(clora_adapter_resize(adapter, &(clora_rank_options){.error = 1}, NULL),
+           CLORA_INVALID_ARGUMENT, "the error is 1");
+  free(before);
+  free(after);
+  clora_adapter_destroy(adapter);
+}
+END_TEST
+
+/* An adapter comes back from the two weights that it lies between. */
+START_TEST(extracts_what_was_added) {
+  clora_adapter *adapter = load(COMBINE "/a"), *found;
+  const struct clora__host_layer *layer = &adapter->host.items[0];
+  size_t d_in = layer->about.d_in, d_out = layer->about.d_out, count = d_in * d_out;
+  double *delta = delta_of(layer);
+  float *base = calloc(count, sizeof *base), *tuned = calloc(count, sizeof *tuned);
+  for (size_t n = 0; n < count; n++) {
+    base[n] = 0.01f * (float)(n % 17);
+    tuned[n] = (float)((double)base[n] + delta[n % d_out * d_in + n / d_out]);
+  }
+  clora_rank_report report = {0};
+  ck_ok(clora_adapter_create(&found));
+  ck_ok(clora_adapter_extract(found, "p", d_in, d_out, base, tuned,
+                              &(clora_rank_options){.error = 1e-5}, &report));
+  ck_assert_uint_eq(report.largest_r, 3);
+  double *again = delta_of(&found->host.items[0]);
+  ck_assert_double_lt(distance(count, delta, again), 1e-4);
+  ck_fails(clora_adapter_extract(found, "p", d_in, d_out, base, tuned,
+                                 &(clora_rank_options){.r = 2}, NULL),
+           CLORA_INVALID_ARGUMENT, "\"p\" is no name for a new layer");
+  free(delta);
+  free(again);
+  free(base);
+  free(tuned);
+  clora_adapter_destroy(adapter);
+  clora_adapter_destroy(found);
+}
+END_TEST
+
+/* numpy's SVD of a real weight says what the best possible is. */
+START_TEST(extracts_with_the_best_possible_error) {
+  json_t *document = load_json(TEST_DATA "/compress", "errors.json"), *row;
+  clora_array w = load_array(TEST_DATA "/compress", "W.npy");
+  float *zero = calloc(w.count, sizeof *zero);
+  size_t index;
+  ck_assert_uint_eq(w.rank, 2);
+  json_array_foreach(json_object_get(document, "best"), index, row) {
+    clora_adapter *found;
+    clora_rank_report report = {0};
+    size_t r = (size_t)number_of(row, "r");
+    if (r > 32) continue; /* the same SVD again */
+    ck_ok(clora_adapter_create(&found));
+    ck_ok(clora_adapter_extract(found, "w", w.shape[0], w.shape[1], zero, w.values,
+                                &(clora_rank_options){.r = r}, &report));
+    double best = number_of(row, "error");
+    ck_assert_double_eq_tol(report.error, best, 1e-6 * best);
+    double *again = delta_of(&found->host.items[0]), sum = 0;
+    for (size_t n = 0; n < w.count; n++) {
+      double off = again[n % w.shape[1] * w.shape[0] + n / w.shape[1]] - (double)w.values[n];
+      sum += off * off;
+    }
+    ck_assert_double_eq_tol(sqrt(sum), best, 1e-5 * best);
+    free(again);
+    clora_adapter_destroy(found);
+  }
+  free(zero);
+  clora_array_free(&w);
+  json_decref(document);
+}
+END_TEST
+
+/* Two bases as files: layers of the weights that differ, the rest is told. */
+START_TEST(extracts_from_two_files) {
+  const char *paths[] = {FORMATS "pissa/converted/base.safetensors"};
+  clora_base *base, *tuned;
+  clora_adapter *plain = load(FORMATS "pissa/converted"), *found;
+  clora_rank_report report;
+  ck_ok(clora_base_open(paths, 1, &base));
+  ck_ok(clora_base_merge(base, plain, own("tuned.safetensors"), NULL, NULL));
+  const char *merged[] = {own("tuned.safetensors")};
+  ck_ok(clora_base_open(merged, 1, &tuned));
+  ck_ok(clora_base_extract(base, tuned, &(clora_rank_options){.error = 1e-5}, &found, &report));
+  ck_assert_uint_eq(report.layers, 2);
+  ck_assert_uint_eq(report.skipped, 0);
+  for (size_t n = 0; n < plain->host.count; n++) {
+    const struct clora__host_layer *layer = &plain->host.items[n];
+    double *expected = delta_of(layer), *again = delta_of(find(&found->host, layer->about.name));
+    size_t count = layer->about.d_in * layer->about.d_out;
+    ck_assert_double_lt(distance(count, expected, again), 1e-4);
+    free(expected);
+    free(again);
+  }
+  clora_adapter_destroy(found);
+  ck_fails(clora_base_extract(base, base, &(clora_rank_options){.r = 4}, &found, &report),
+           CLORA_INVALID_ARGUMENT, "no weight differs");
+  clora_base *other;
+  const char *unlike[] = {FORMATS "fan_in_fan_out/base.safetensors"};
+  ck_ok(clora_base_open(unlike, 1, &other));
+  ck_fails(clora_base_extract(base, other, &(clora_rank_options){.r = 4}, &found, &report),
+           CLORA_INVALID_ARGUMENT, "is not in the tuned model");
+  clora_base_close(other);
+  clora_base_close(base);
+  clora_base_close(tuned);
+  clora_adapter_destroy(plain);
+}
+END_TEST
+
+TEST_MAIN("combine", a_sum_is_the_sum, one_adapter_with_weight_one_is_itself,
+          converts_pissa_by_a_difference, refuses_what_cannot_be_summed,
+          compresses_as_well_as_can_be, resizing_to_the_same_rank_changes_nothing,
+          extracts_what_was_added, extracts_with_the_best_possible_error, extracts_from_two_files)
