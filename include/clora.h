@@ -312,6 +312,30 @@ CLORA_API clora_status clora_enqueue_weight(cl_command_queue queue, clora_layer 
                                             const clora_weight_options *options, cl_uint wait_count,
                                             const cl_event *wait_list, cl_event *event);
 
+/* A layer merged into a W and taken out again. Merging W = W + scale A B rounds, so subtracting
+ * does not give W back; the original is kept instead, in a buffer of clora_merge_bytes() on the
+ * device (as large as W is), and unmerging copies it back: the same bits, however often. */
+typedef struct clora_merge clora_merge;
+
+/* w [d_in, d_out] in any dtype, transposed or not; its buffer is retained. The layer must live
+ * until the merge is destroyed. Nothing is computed yet. */
+CLORA_API clora_status clora_merge_create(clora_layer *layer, const clora_matrix *w,
+                                          clora_merge **merge);
+
+/* Releases the original; the w stays as it is. NULL is allowed. */
+CLORA_API void clora_merge_destroy(clora_merge *merge);
+CLORA_API size_t clora_merge_bytes(const clora_merge *merge);
+
+/* Keep w and add the layer to it: clora_enqueue_weight() with beta 1; and put w back. An error for
+ * what is merged already, or is not. The caller orders them with what else uses w. Of options the
+ * scratch counts; NULL is allowed. */
+CLORA_API clora_status clora_enqueue_merge(cl_command_queue queue, clora_merge *merge,
+                                           const clora_weight_options *options, cl_uint wait_count,
+                                           const cl_event *wait_list, cl_event *event);
+CLORA_API clora_status clora_enqueue_unmerge(cl_command_queue queue, clora_merge *merge,
+                                             cl_uint wait_count, const cl_event *wait_list,
+                                             cl_event *event);
+
 /* Bytes of scratch that the call with these arguments needs, whatever variant serves it. Builds
  * nothing; `mem` of the matrices may be NULL. */
 CLORA_API clora_status clora_forward_workspace(const clora_layer *layer, const clora_matrix *x,

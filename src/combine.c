@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "file/json.h"
 #include "lowrank.h"
-#include "merge.h"
+#include "bases.h"
 
 /* ---- sums ---- */
 

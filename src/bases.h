@@ -1,7 +1,7 @@
 /* The base object: a model's files.
  * SPDX-License-Identifier: Apache-2.0 */
-#ifndef CLORA_MERGE_H
-#define CLORA_MERGE_H
+#ifndef CLORA_BASES_H
+#define CLORA_BASES_H
 
 #include "file/base.h"
 

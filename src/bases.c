@@ -1,4 +1,4 @@
-/* Merging: an adapter into the files of a base, and a layer into a W on a device.
+/* Bases: opening a model's files, matching an adapter with them, merging it in.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "file/json.h"
 #include "file/match.h"
 #include "file/merge.h"
-#include "merge.h"
+#include "bases.h"
 
 clora_status clora_base_open(const char *const *paths, size_t count, clora_base **base) {
   CHECK(base != NULL, CLORA_INVALID_ARGUMENT, "base is NULL");
