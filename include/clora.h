@@ -312,6 +312,28 @@ CLORA_API clora_status clora_enqueue_weight(cl_command_queue queue, clora_layer 
                                             const clora_weight_options *options, cl_uint wait_count,
                                             const cl_event *wait_list, cl_event *event);
 
+/* The layer of an embedding, whose input is ids: the rows of A that they name, then B.
+ *
+ *   t[i,j] = A[ids[i], j], or 0 for an id outside 0 ... d_in - 1
+ *   y[i,o] = beta * y[i,o] + scale * sum over j of t[i,j] * B[j,o]
+ *
+ * ids [rows], 32-bit integers from element ids_offset on; y [rows, d_out] in any dtype, not
+ * transposed, overlapping none of the others. options as for a forward; the scratch is
+ * clora_embedding_workspace(). Two launches. */
+CLORA_API clora_status clora_enqueue_embedding(cl_command_queue queue, clora_layer *layer,
+                                               cl_mem ids, size_t ids_offset, size_t rows,
+                                               const clora_matrix *y,
+                                               const clora_forward_options *options,
+                                               cl_uint wait_count, const cl_event *wait_list,
+                                               cl_event *event);
+CLORA_API clora_status clora_embedding_workspace(const clora_layer *layer, size_t rows,
+                                                 const clora_matrix *y,
+                                                 const clora_forward_options *options,
+                                                 size_t *bytes);
+CLORA_API clora_status clora_prepare_embedding(clora_layer *layer, size_t rows,
+                                               const clora_matrix *y,
+                                               const clora_forward_options *options);
+
 /* A layer merged into a W and taken out again. Merging W = W + scale A B rounds, so subtracting
  * does not give W back; the original is kept instead, in a buffer of clora_merge_bytes() on the
  * device (as large as W is), and unmerging copies it back: the same bits, however often. */
@@ -595,8 +617,8 @@ CLORA_API clora_status clora_adapter_dora(const clora_adapter *adapter, size_t i
                                           const float *w, double *factors);
 
 /* Puts a layer on a device, stored as dtype: A, B and the scale. Refuses values that the dtype
- * would make infinite; and with CLORA_UNSUPPORTED layers that are more than that: embeddings,
- * and those with a bias or a magnitude. */
+ * would make infinite; and with CLORA_UNSUPPORTED layers that are more than that: those with a bias
+ * or a magnitude. An embedding's is for clora_enqueue_embedding(). */
 CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t index,
                                                   clora_context *context, clora_dtype dtype,
                                                   clora_layer **layer);

@@ -247,8 +247,6 @@ clora_status clora_adapter_dora(const clora_adapter *adapter, size_t index, cons
 
 /* What a layer on a device computes is all that this one is. */
 static clora_status check_plain(const clora_adapter_layer *about) {
-  CHECK(about->kind != CLORA_EMBEDDING, CLORA_UNSUPPORTED,
-        "layer \"%s\" is an embedding, whose input is ids", QUOTE(about->name));
   CHECK(!about->has_magnitude, CLORA_UNSUPPORTED,
         "layer \"%s\" has a magnitude (DoRA), which rescales the base's output too",
         QUOTE(about->name));
