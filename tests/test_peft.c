@@ -637,6 +637,14 @@ START_TEST(survives_every_fault) {
     ck_same_layers(&layers, &again);
     clora__host_free(&again);
   }
+  for (k = 0, status = CLORA_IO_FAILURE; status != CLORA_OK;) { /* and into a new folder */
+    clora__fault_at(++k);
+    status = save(own("new"), &layers);
+    clora__fault_at(0);
+    if (access(own("new"), F_OK) != 0) continue;
+    ck_assert_uint_ge(count_files(own("new")), 1); /* never an empty one */
+    remove_tree(own("new"));
+  }
   ck_assert_int_gt(k, 20);
   clora__host_free(&layers);
 }

@@ -253,6 +253,10 @@ clora_status clora__directory(const char *path) {
   return CLORA_OK;
 }
 
+void clora__directory_remove(const char *path) {
+  rmdir(path);
+}
+
 clora_status clora__join(const char *folder, const char *name, char **path) {
   size_t size = strlen(folder) + strlen(name) + 2;
   TRY(clora__allocate(size, 1, path));

@@ -63,6 +63,9 @@ bool clora__is_same_file(const char *one, const char *other);
 /* Makes a directory unless it is there already. */
 clora_status clora__directory(const char *path);
 
+/* Removes a directory if it is empty. */
+void clora__directory_remove(const char *path);
+
 /* "folder/name" in new memory; free() releases it. */
 clora_status clora__join(const char *folder, const char *name, char **path);
 

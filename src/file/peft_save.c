@@ -266,6 +266,7 @@ clora_status clora__peft_save(const char *path, const clora_save_options *option
                               const struct clora__host_adapter *adapter) {
   (void)options;
   TRY(check(path, adapter));
+  bool existed = clora__is_directory(path);
   TRY(clora__directory(path));
   char *config_path = NULL, *tensor_path = NULL;
   struct clora__output config = {0}, tensors = {0};
@@ -276,5 +277,6 @@ clora_status clora__peft_save(const char *path, const clora_save_options *option
   clora__output_discard(&tensors);
   free(config_path);
   free(tensor_path);
+  if (status != CLORA_OK && !existed) clora__directory_remove(path);
   return status;
 }
