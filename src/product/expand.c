@@ -68,6 +68,12 @@ static const struct clora__gpu_class gpu_classes[] = {
          {256, 1, 32, 64, 16}, {256, 1, 32, 128, 16}, {256, 1, 32, 256, 16}, {0}}},
 };
 
+static const struct clora__choice gpu_choices[] = {
+    {"ROWS", "a tile has 8 rows for up to 8, 16 for up to 63, else 32", 4, {1, 2, 4, 8}},
+    {"STEP", "an item has at most 8 units in flight", 2, {16, 32}},
+    {0},
+};
+
 static const char *gpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   (void)problem;
   return clora__gpu_misfit(device);
@@ -103,6 +109,7 @@ static const struct clora__variant *const variants[] = {
         .misfit = gpu_misfit,
         .yields = clora__gpu_yields,
         .choose = gpu_choose,
+        .choices = gpu_choices,
         .grid = gpu_grid,
         .takes_parts = true,
     },

@@ -88,6 +88,12 @@ static void gpu_choose_least(const clora_device *device, const struct clora__pro
   clora__gpu_knobs(&tile, knobs);
 }
 
+static const struct clora__choice gpu_choices[] = {
+    {"ROWS", "a tile has 8 rows for up to 8, else 32 or 64", 4, {1, 2, 4, 8}},
+    {"STEP", "an item has at most 8 units in flight", 3, {64, 128, 256}},
+    {0},
+};
+
 /* Each slice of k goes to a group of its own where whole sums would give fewer than three groups to
  * two units: what the reader spends on adding them up is less than what idle units waste. */
 static size_t gpu_parts(const clora_device *device, const struct clora__problem *problem) {
@@ -138,6 +144,7 @@ static const struct clora__variant *const variants[] = {
         .misfit = gpu_misfit,
         .yields = clora__gpu_yields,
         .choose = gpu_choose,
+        .choices = gpu_choices,
         .shapes = gpu_shapes,
         .grid = gpu_grid,
         .parts = gpu_parts,
