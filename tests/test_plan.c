@@ -37,23 +37,10 @@ static struct clora__grid grid(unsigned units, const struct clora__problem *prob
   return clora__plain.grid(units, problem, kernel);
 }
 
-/* More than any device has. */
-static void choose_crowd(const clora_device *device, const struct clora__problem *problem,
-                         struct clora__knobs *knobs) {
-  (void)problem;
-  clora__knob(knobs, "GROUP", (unsigned)device->group_size * 2);
-  clora__knob(knobs, "ROWS", 1);
-}
-
 #define ROW(row) \
   { .name = #row, .source = row##_source, .function = #row, .grid = grid }
 static const struct clora__variant good = ROW(good), wrong = ROW(wrong), broken = ROW(broken),
                                    spilling = ROW(spilling), reading = ROW(reading);
-static const struct clora__variant crowded = {.name = "crowded",
-                                              .source = good_source,
-                                              .function = "good",
-                                              .choose = choose_crowd,
-                                              .grid = grid};
 
 static clora_context *planted_context(const struct clora__variant *const *rows,
                                       const char *variant) {
@@ -109,18 +96,6 @@ END_TEST
 
 START_TEST(a_kernel_that_reads_its_output_at_beta_0_is_refused) {
   check_refused(&reading, "should be");
-}
-END_TEST
-
-START_TEST(a_kernel_for_larger_groups_is_refused) {
-  const struct clora__variant *const rows[] = {&crowded, &good, NULL};
-  clora_context *context = planted_context(rows, NULL);
-  check_forward(context, &small, 1);
-  char text[8192];
-  explain(context, text, sizeof text);
-  ck_assert_msg(strstr(text, "expand crowded: refused: the kernel needs groups of") != NULL, "%s",
-                text);
-  clora_context_destroy(context);
 }
 END_TEST
 
@@ -215,6 +190,5 @@ DEVICE_TEST_MAIN("plan", every_rank_has_its_check, a_wrong_kernel_is_refused,
                  a_kernel_that_does_not_build_is_refused,
                  a_kernel_that_writes_past_its_output_is_refused,
                  a_kernel_that_reads_its_output_at_beta_0_is_refused,
-                 a_kernel_for_larger_groups_is_refused, the_call_fails_when_every_row_is_refused,
-                 an_unknown_variant_serves_nothing, no_compile_refuses_until_prepared,
-                 rows_yield_to_better_ones)
+                 the_call_fails_when_every_row_is_refused, an_unknown_variant_serves_nothing,
+                 no_compile_refuses_until_prepared, rows_yield_to_better_ones)

@@ -122,21 +122,6 @@ static clora_status fail_build(const clora_context *context, cl_program program,
   return status;
 }
 
-/* Whether the device has the work-items and the local memory that the kernel was written for. */
-static clora_status check_limits(const clora_context *context, const struct clora__kernel *kernel) {
-  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
-  CHECK(group <= kernel->group_size, CLORA_OPENCL_FAILURE,
-        "the kernel needs groups of %zu work-items, the device allows it %zu", group,
-        kernel->group_size);
-  cl_ulong bytes = 0;
-  CL(clGetKernelWorkGroupInfo, kernel->kernel, context->device.id, CL_KERNEL_LOCAL_MEM_SIZE,
-     sizeof bytes, &bytes, NULL);
-  CHECK(bytes <= context->device.local_bytes, CLORA_OPENCL_FAILURE,
-        "the kernel needs %llu bytes of local memory, the device has %llu",
-        (unsigned long long)bytes, (unsigned long long)context->device.local_bytes);
-  return CLORA_OK;
-}
-
 clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel) {
   char knobs[512], options[640];
   clora__knobs_options(&kernel->knobs, knobs, sizeof knobs);
@@ -151,7 +136,7 @@ clora_status clora__kernel_build(clora_context *context, struct clora__kernel *k
   CL_MAKE(kernel->kernel, clCreateKernel, kernel->program, kernel->function);
   CL(clGetKernelWorkGroupInfo, kernel->kernel, context->device.id, CL_KERNEL_WORK_GROUP_SIZE,
      sizeof kernel->group_size, &kernel->group_size, NULL);
-  return check_limits(context, kernel);
+  return CLORA_OK;
 }
 
 void clora__kernel_unbuild(struct clora__kernel *kernel) {
