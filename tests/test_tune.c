@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "device/matrix.h"
 #include "files.h"
+#include "op/fused.h"
 #include "plan/plan.h"
 #include "plan/race.h"
 #include "plan/tune.h"
@@ -201,32 +202,39 @@ static float *run_with(clora_context *context, const struct clora__variant *row,
   return values;
 }
 
-static void ck_same_bits(const struct clora__product *product, size_t rows, size_t inner,
+/* r is 0 for a product. */
+static void ck_same_bits(const struct clora__product *product, size_t rows, size_t inner, size_t r,
                          size_t cols) {
   clora_context *context = context_of("cpu");
   const struct clora__variant *row = cpu_row(product);
-  float *in = random_values(rows * inner, CLORA_F32, 1);
-  float *weight = random_values(inner * cols, CLORA_F32, 2);
-  struct guarded x = guarded_create(context, rows, inner, (struct layout){0}, in);
-  struct guarded w = guarded_create(context, inner, cols, (struct layout){0}, weight);
-  struct guarded y = guarded_create(context, rows, cols, (struct layout){0}, NULL);
+  const struct layout dense = {0};
+  size_t depth = r > 0 ? r : inner;
+  float *in = random_values(rows * inner, CLORA_F32, 1), *first = NULL;
+  float *weight = random_values(depth * cols, CLORA_F32, 2);
+  float *between = random_values(inner * depth, CLORA_F32, 3);
+  struct guarded x = guarded_create(context, rows, inner, dense, in);
+  struct guarded w = guarded_create(context, depth, cols, dense, weight);
+  struct guarded a = guarded_create(context, inner, depth, dense, between);
+  struct guarded y = guarded_create(context, rows, cols, dense, NULL);
   struct clora__problem p = {.in = x.matrix, .weight = w.matrix, .out = y.matrix};
-  float *first = NULL;
+  if (r > 0) p.a = a.matrix;
   for (const struct clora__choice *c = row->choices; c->knob != NULL; c++) {
     for (unsigned i = 0; i < c->count; i++) {
       float *values = run_with(context, row, &p, c->knob, c->values[i]);
       if (first == NULL) first = values;
       ck_assert_msg(memcmp(first, values, rows * cols * sizeof *values) == 0,
-                    "%s: %s=%u changes bits of %zu x %zu x %zu", row->function, c->knob,
-                    c->values[i], rows, inner, cols);
+                    "%s: %s=%u changes bits of %zu x %zu x %zu x %zu", row->function, c->knob,
+                    c->values[i], rows, inner, r, cols);
       if (values != first) free(values);
     }
   }
   free(first);
   free(in);
   free(weight);
+  free(between);
   guarded_free(&x);
   guarded_free(&w);
+  guarded_free(&a);
   guarded_free(&y);
 }
 
@@ -234,10 +242,11 @@ START_TEST(no_knob_changes_a_bit) {
   if (!is_cpu()) return;
   static const size_t sizes[][2] = {{1, 700}, {3, 64}, {61, 517}, {200, 300}};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-    ck_same_bits(&clora__shrink, sizes[i][0], sizes[i][1], 16);
-    ck_same_bits(&clora__shrink, sizes[i][0], sizes[i][1], 7);
-    ck_same_bits(&clora__expand, sizes[i][0], 16, sizes[i][1]);
-    ck_same_bits(&clora__expand, sizes[i][0], 65, sizes[i][1]);
+    ck_same_bits(&clora__shrink, sizes[i][0], sizes[i][1], 0, 16);
+    ck_same_bits(&clora__shrink, sizes[i][0], sizes[i][1], 0, 7);
+    ck_same_bits(&clora__expand, sizes[i][0], 16, 0, sizes[i][1]);
+    ck_same_bits(&clora__expand, sizes[i][0], 65, 0, sizes[i][1]);
+    ck_same_bits(&clora__forward, sizes[i][0], sizes[i][1], 16, 90);
   }
 }
 END_TEST
