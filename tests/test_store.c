@@ -321,11 +321,11 @@ START_TEST(truncated_and_damaged_files_heal) {
   size_t bytes;
   uint32_t state = 1;
   char *good = good_file("bad", &bytes), *copy = malloc(bytes), what[64];
-  for (size_t length = 0; length < bytes; length += length < 128 ? 1 : 997) {
+  for (size_t length = 0; length < bytes; length += length < 128 ? 7 : 1997) {
     snprintf(what, sizeof what, "the first %zu bytes", length);
     ck_heals_from(good, length, what);
   }
-  for (int trial = 0; trial < 150; trial++) {
+  for (int trial = 0; trial < 60; trial++) {
     memcpy(copy, good, bytes);
     for (int flips = 0; flips < 1 + trial % 8; flips++) {
       state = state * 1664525u + 1013904223u;
@@ -588,7 +588,7 @@ static void write_for_ever(void *data) {
 START_TEST(killed_at_any_moment) {
   struct clora__store store = own_store("killed");
   uint32_t state = 7;
-  for (int i = 0; i < 60; i++) {
+  for (int i = 0; i < 40; i++) {
     pid_t child = fork();
     if (child == 0) write_for_ever(&store);
     state = state * 1664525u + 1013904223u;

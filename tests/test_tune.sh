@@ -99,6 +99,17 @@ code=$?
 [ $code = 0 ] || fail "clora tune gave $code when it was interrupted"
 says out '^found: [0-9]+ on .*, interrupted$'
 
+# Elsewhere a check is finished before the program ends: nothing is left half done.
+for delay in 0.1 0.2 0.3 0.4 0.6 0.8; do
+  POCL_CACHE_DIR=$work/pocl-held-$delay "$clora" explain $shape,r=9 >out 2>err &
+  explaining=$!
+  sleep $delay
+  kill -TERM $explaining 2>killed
+  wait $explaining 2>killed
+done
+expect 0 devices
+if grep -q 'did not finish' out; then fail 'a check was left half done'; fi
+
 # ---- kill -9 ----
 
 rounds=100

@@ -8,7 +8,9 @@
 /* Kernels that were not checked yet are checked now, or there would be little to say about them; a
  * shape that nothing serves is explained all the same. */
 static int explain_call(struct tool *tool, struct tool_call *call, char *text) {
+  tool_hold_interrupts();
   clora_prepare_forward(call->layer, &call->x, &call->y, &call->options);
+  tool_release_interrupts();
   TOOL_CLORA(tool, clora_explain_forward(call->layer, &call->x, &call->y, &call->options, text,
                                          TEXT_SIZE));
   return TOOL_OK;

@@ -133,7 +133,10 @@ static int forward(struct tool *tool, struct job *job) {
   const clora_forward_options options = {.beta = (float)job->request->beta};
   double start_ms = tool_time_ms();
   tool_progress(tool, "building and checking the kernels ...");
-  TOOL_CLORA(tool, clora_prepare_forward(on_device, &x, &y, &options));
+  tool_hold_interrupts();
+  clora_status prepared = clora_prepare_forward(on_device, &x, &y, &options);
+  tool_release_interrupts();
+  TOOL_CLORA(tool, prepared);
   tool_end_progress(tool);
   double prepared_ms = tool_time_ms();
   cl_event done;

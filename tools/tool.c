@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tool.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -328,6 +329,29 @@ int tool_wait(struct tool *tool, const char *what, cl_event event) {
   TOOL_CL(tool, what, waited);
   TOOL_CL(tool, what, asked);
   return TOOL_OK;
+}
+
+static const int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
+#define INTERRUPTS (sizeof interrupts / sizeof *interrupts)
+static struct sigaction former[INTERRUPTS];
+static volatile sig_atomic_t held;
+
+static void hold(int number) {
+  held = number;
+}
+
+void tool_hold_interrupts(void) {
+  struct sigaction action = {.sa_handler = hold, .sa_flags = (int)SA_RESETHAND};
+  held = 0;
+  for (size_t i = 0; i < INTERRUPTS; i++) {
+    sigaction(interrupts[i], NULL, &former[i]);
+    if (former[i].sa_handler == SIG_DFL) sigaction(interrupts[i], &action, NULL);
+  }
+}
+
+void tool_release_interrupts(void) {
+  for (size_t i = 0; i < INTERRUPTS; i++) sigaction(interrupts[i], &former[i], NULL);
+  if (held != 0) raise(held);
 }
 
 double tool_time_ms(void) {

@@ -223,6 +223,11 @@ int tool_download(struct tool *tool, const struct tool_session *session, const c
 /* Waits for a command and checks that it worked; releases the event. */
 int tool_wait(struct tool *tool, const char *what, cl_event event);
 
+/* Between the two, an interrupt waits: a process that ends while a kernel is being checked leaves
+ * it refused in the store. A second one ends the program all the same. */
+void tool_hold_interrupts(void);
+void tool_release_interrupts(void);
+
 double tool_time_ms(void);
 
 #endif

@@ -327,7 +327,9 @@ static int run_trial(struct tool *tool, struct trial *trial) {
   cl_event done;
   TOOL_TRY(draw_trial(tool, trial));
   TOOL_TRY(fill_device(tool, trial));
+  tool_hold_interrupts();
   clora_status status = enqueue(trial, &done);
+  tool_release_interrupts();
   if (status == CLORA_NO_VARIANT || status == CLORA_UNSUPPORTED) {
     note_absence(trial);
     return TOOL_OK;

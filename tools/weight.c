@@ -58,7 +58,10 @@ static int compute(struct tool *tool, struct job *job) {
   };
   double start_ms = tool_time_ms();
   tool_progress(tool, "building and checking the kernels ...");
-  TOOL_CLORA(tool, clora_prepare_weight(job->on_device, &w, NULL));
+  tool_hold_interrupts();
+  clora_status prepared = clora_prepare_weight(job->on_device, &w, NULL);
+  tool_release_interrupts();
+  TOOL_CLORA(tool, prepared);
   tool_end_progress(tool);
   double prepared_ms = tool_time_ms();
   cl_event done;
