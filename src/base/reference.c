@@ -18,13 +18,11 @@ double clora__gamma(double k) {
   return k * u / (1 - k * u);
 }
 
-/* The absolute error that one f32 operation may add near zero. */
-static double underflow_of(bool flushes_subnormals) {
+double clora__underflow(bool flushes_subnormals) {
   return flushes_subnormals ? 0x1p-126 : 0x1p-150;
 }
 
-/* Adds the last rounding, to the storage dtype, to an error that was made in f32. */
-static double stored(double value, double error, clora_dtype dtype) {
+double clora__stored(double value, double error, clora_dtype dtype) {
   double u = dtype == CLORA_F32 ? 0 : clora__dtype_roundoff(dtype); /* counted in gamma already */
   return error + u * (fabs(value) + error) + clora__dtype_underflow(dtype);
 }
@@ -36,7 +34,7 @@ static double flushed(bool flushes, double sum_of_other_magnitudes) {
 
 void clora__reference_product(const struct clora__reference_product *p, double *out,
                               double *bound) {
-  double step = underflow_of(p->flushes_subnormals);
+  double step = clora__underflow(p->flushes_subnormals);
   for (size_t i = 0; i < p->rows; i++) {
     for (size_t o = 0; o < p->cols; o++) {
       double sum = 0, magnitude = 0, others = 0;
@@ -54,7 +52,7 @@ void clora__reference_product(const struct clora__reference_product *p, double *
                      fabs(p->scale) * flushed(p->flushes_subnormals, others) +
                      (fabs(p->scale) + 1) * ((double)p->inner + 3) * step;
       if (out != NULL) out[i * p->cols + o] = value;
-      if (bound != NULL) bound[i * p->cols + o] = stored(value, error, p->dtype);
+      if (bound != NULL) bound[i * p->cols + o] = clora__stored(value, error, p->dtype);
     }
   }
 }
@@ -87,7 +85,7 @@ static void expand_element(const clora_reference *p, const double *t, const doub
     absolute += others[j] * fabs(b) + fabs(t[j]) + fabs(b);
   }
   double value = before + p->scale * sum, scale = fabs(p->scale);
-  double step = underflow_of(p->flushes_subnormals);
+  double step = clora__underflow(p->flushes_subnormals);
   /* d_in products and sums, r products and sums, the scale as f32, times scale, plus beta*y */
   double roundings = (double)p->d_in + (double)p->r + 3;
   double inputs = pow(1 + clora__dtype_roundoff(p->dtype), p->rounded_inputs) - 1;
@@ -99,7 +97,7 @@ static void expand_element(const clora_reference *p, const double *t, const doub
     error += scale * clora__dtype_underflow(p->dtype) * absolute * (1 + inputs);
   }
   if (y != NULL) *y = value;
-  if (bound != NULL) *bound = stored(value, error, p->dtype);
+  if (bound != NULL) *bound = clora__stored(value, error, p->dtype);
 }
 
 static clora_status check(const clora_reference *p) {

@@ -9,6 +9,12 @@
 /* gamma(k) = k u / (1 - k u), u = 2^-24: k roundings change a value by at most this factor. */
 double clora__gamma(double k);
 
+/* The absolute error that one f32 operation may add near zero. */
+double clora__underflow(bool flushes_subnormals);
+
+/* Adds the last rounding, to the storage dtype, to an error that was made in f32. */
+double clora__stored(double value, double error, clora_dtype dtype);
+
 /* One product: out = beta*out + scale * in weight, in [rows, inner], weight [inner, cols].
  * All dense; `before` is read when beta is not 0. */
 struct clora__reference_product {
@@ -21,5 +27,30 @@ struct clora__reference_product {
 
 void clora__reference_product(const struct clora__reference_product *problem, double *out,
                               double *bound);
+
+/* backward, in float64 throughout: inputs need not be values that f32 can hold. All dense. With
+ * t = x A and dt = dy B^T:
+ *
+ *   dx = dx_beta*dx + scale dt A^T        dA = beta*dA + scale x^T dt
+ *   dB = beta*dB + scale t^T dy           dscale = beta*dscale + sum of t * dt */
+struct clora__reference_backward {
+  size_t rows, d_in, r, d_out;
+  const double *x, *a, *b, *dy; /* [rows, d_in], [d_in, r], [r, d_out], [rows, d_out] */
+  double scale, beta, dx_beta;
+  const double *dx_before, *da_before, *db_before, *dscale_before; /* read where beta is not 0 */
+  clora_dtype dtype;                                               /* of the stored dx */
+  bool flushes_subnormals;
+};
+
+/* Where the results go; each may be NULL. The bound is that of an f32 computation. */
+struct clora__reference_gradient {
+  double *values, *bound;
+};
+struct clora__reference_gradients {
+  struct clora__reference_gradient dx, da, db, dscale;
+};
+
+clora_status clora__reference_backward(const struct clora__reference_backward *problem,
+                                       struct clora__reference_gradients *gradients);
 
 #endif

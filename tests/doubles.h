@@ -1,0 +1,48 @@
+/* Arrays of f64 that another implementation made, and comparisons with them.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLORA_TEST_DOUBLES_H
+#define CLORA_TEST_DOUBLES_H
+
+#include <math.h>
+
+#include "files.h"
+
+/* The values of a .npy file under TEST_DATA, <f8 or <f4; free() releases them. */
+static inline double *load_doubles(const char *name, size_t count) {
+  char path[512];
+  size_t bytes;
+  snprintf(path, sizeof path, TEST_DATA "/%s", name);
+  char *file = read_file(path, &bytes);
+  size_t size = (bytes - 128) / (count > 0 ? count : 1); /* NumPy's headers here have 128 bytes */
+  ck_assert_msg(bytes == 128 + count * size && (size == 4 || size == 8), "%s has %zu bytes", name,
+                bytes);
+  double *values = malloc((count + 1) * sizeof *values);
+  for (size_t i = 0; i < count; i++) {
+    float narrow;
+    if (size == 8) memcpy(&values[i], file + 128 + i * 8, 8);
+    if (size == 4) memcpy(&narrow, file + 128 + i * 4, 4);
+    if (size == 4) values[i] = (double)narrow;
+  }
+  free(file);
+  return values;
+}
+
+static inline double largest(const double *values, size_t count) {
+  double most = 0;
+  for (size_t i = 0; i < count; i++) most = fmax(most, fabs(values[i]));
+  return most;
+}
+
+/* No element differs by more than `tolerance` times the largest one. */
+static inline void check_close(const char *what, const double *values, const char *name,
+                               size_t count, double tolerance) {
+  double *expected = load_doubles(name, count);
+  double most = largest(expected, count);
+  for (size_t i = 0; i < count; i++) {
+    ck_assert_msg(fabs(values[i] - expected[i]) <= tolerance * most,
+                  "%s[%zu] is %.17g, %s says %.17g", what, i, values[i], name, expected[i]);
+  }
+  free(expected);
+}
+
+#endif
