@@ -235,9 +235,10 @@ typedef struct clora_layer_info {
   size_t d_in, d_out, r;
   clora_dtype dtype;
   clora_scale_mode mode;
-  double alpha;      /* as given, or scale * r in the explicit mode */
-  double scale;      /* what alpha, r and the mode say; kernels use it rounded to f32 */
-  clora_matrix a, b; /* views of A and B as stored */
+  double alpha;              /* as given, or scale * r in the explicit mode */
+  double scale;              /* what alpha, r and the mode say; kernels use it rounded to f32 */
+  clora_matrix a, b;         /* views of A and B as stored */
+  clora_matrix scale_matrix; /* the scale that the kernels read: f32 [1, 1] */
 } clora_layer_info;
 
 CLORA_API clora_status clora_layer_describe(const clora_layer *layer, clora_layer_info *info);
@@ -358,6 +359,39 @@ CLORA_API clora_status clora_enqueue_unmerge(cl_command_queue queue, clora_merge
                                              cl_uint wait_count, const cl_event *wait_list,
                                              cl_event *event);
 
+/* Which gradients backward computes: those that are not NULL, dx in the dtype of dy, the others f32
+ * and row-major. */
+typedef struct clora_backward_options {
+  const clora_matrix *dx;     /* [rows, d_in] */
+  const clora_matrix *da;     /* [d_in, r] */
+  const clora_matrix *db;     /* [r, d_out] */
+  const clora_matrix *dscale; /* [1, 1] */
+  bool accumulate;            /* da, db and dscale are added to what is there */
+  bool accumulate_dx;         /* dx too */
+  bool dx_replaces_x;         /* dx is the view x: x is read to its end before it is overwritten */
+  const clora_matrix *t;      /* as forward wrote it, f32 [rows, r]; NULL: computed from x again */
+  cl_mem scratch;             /* as in clora_forward_options */
+  size_t scratch_offset_bytes;
+} clora_backward_options;
+
+/* The gradients of a loss, given its gradient dy [rows, d_out] by y:
+ *
+ *   dt[i,j]    = sum over o of dy[i,o] * B[j,o]
+ *   dx[i,k]  (+)= scale * sum over j of dt[i,j] * A[k,j]
+ *   dA[k,j]  (+)= scale * sum over i of x[i,k] * dt[i,j]
+ *   dB[j,o]  (+)= scale * sum over i of t[i,j] * dy[i,o]
+ *   dscale   (+)= sum over i and j of t[i,j] * dt[i,j]
+ *
+ * (the chain rule on y = scale * (x A) B). The gradient of alpha is dscale / r, or dscale /
+ * sqrt(r). x [rows, d_in] has the dtype of dy and may be NULL when neither da nor t is to be
+ * computed from it. Outputs overlap neither inputs nor each other. Without rows da, db and dscale
+ * become zero unless they accumulate. */
+CLORA_API clora_status clora_enqueue_backward(cl_command_queue queue, clora_layer *layer,
+                                              const clora_matrix *x, const clora_matrix *dy,
+                                              const clora_backward_options *options,
+                                              cl_uint wait_count, const cl_event *wait_list,
+                                              cl_event *event);
+
 /* Bytes of scratch that the call with these arguments needs, whatever variant serves it. Builds
  * nothing; `mem` of the matrices may be NULL. */
 CLORA_API clora_status clora_forward_workspace(const clora_layer *layer, const clora_matrix *x,
@@ -365,6 +399,10 @@ CLORA_API clora_status clora_forward_workspace(const clora_layer *layer, const c
                                                const clora_forward_options *options, size_t *bytes);
 CLORA_API clora_status clora_weight_workspace(const clora_layer *layer, const clora_matrix *w,
                                               const clora_weight_options *options, size_t *bytes);
+CLORA_API clora_status clora_backward_workspace(const clora_layer *layer, const clora_matrix *x,
+                                                const clora_matrix *dy,
+                                                const clora_backward_options *options,
+                                                size_t *bytes);
 
 /* Build and check what the call with these arguments needs; `mem` of the matrices may be NULL.
  * Blocks until done. CLORA_UNSUPPORTED when no variant of the context fits the problem,
@@ -374,6 +412,9 @@ CLORA_API clora_status clora_prepare_forward(clora_layer *layer, const clora_mat
                                              const clora_forward_options *options);
 CLORA_API clora_status clora_prepare_weight(clora_layer *layer, const clora_matrix *w,
                                             const clora_weight_options *options);
+CLORA_API clora_status clora_prepare_backward(clora_layer *layer, const clora_matrix *x,
+                                              const clora_matrix *dy,
+                                              const clora_backward_options *options);
 
 /* Write a text that says which variant serves the call with these arguments and why the others do
  * not, from the verdicts known so far. One line per product and variant, best first:
@@ -388,6 +429,10 @@ CLORA_API clora_status clora_explain_forward(const clora_layer *layer, const clo
 CLORA_API clora_status clora_explain_weight(const clora_layer *layer, const clora_matrix *w,
                                             const clora_weight_options *options, char *text,
                                             size_t size);
+CLORA_API clora_status clora_explain_backward(const clora_layer *layer, const clora_matrix *x,
+                                              const clora_matrix *dy,
+                                              const clora_backward_options *options, char *text,
+                                              size_t size);
 
 /* Tuning: kernels have knobs whose rules ask what the device reports; what it reports is not all
  * there is. These functions measure other values and keep what is faster, in the context and in the

@@ -15,6 +15,7 @@
 #define PACK_T 0
 #endif
 #define PRIVATE_T PACK_T
+#include "rows_cpu.clh"
 #include "tile_cpu.clh"
 
 #define PANELS (DEPTH * B_LANES < 16384 ? 16384 / (DEPTH * B_LANES) : 1)  // 64 KB of them

@@ -17,6 +17,7 @@
 // Private memory: ROWS * DEPTH * 4 bytes, with PACK_X also ROWS * CHUNK * 4: at most 15 KiB.
 
 #define PRIVATE_T 1
+#include "rows_cpu.clh"
 #include "tile_cpu.clh"
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void fused_cpu(FORWARD_ARGUMENTS) {

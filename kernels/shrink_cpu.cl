@@ -9,6 +9,7 @@
 //
 // Private memory: 64 KiB of panels, with PACK_X also ROWS * CHUNK * 4 bytes: at most 76 KiB.
 
+#include "rows_cpu.clh"
 #include "tile_cpu.clh"
 
 #define PANELS (16384 / (CHUNK * A_LANES))  // 64 KB of them: a part of every L2

@@ -52,7 +52,7 @@ struct fixture {
   clora_context *context;
   clora_layer *layer;
   cl_command_queue queue, unordered;
-  struct guarded x, y, w;
+  struct guarded x, y, w, dx, da, db, dscale;
 };
 
 static struct fixture make_fixture(void) {
@@ -62,6 +62,10 @@ static struct fixture make_fixture(void) {
   f.x = guarded_create(f.context, 5, 12, (struct layout){0}, NULL);
   f.y = guarded_create(f.context, 5, 9, (struct layout){0}, NULL);
   f.w = guarded_create(f.context, 12, 9, (struct layout){0}, NULL);
+  f.dx = guarded_create(f.context, 5, 12, (struct layout){0}, NULL);
+  f.da = guarded_create(f.context, 12, 3, (struct layout){0}, NULL);
+  f.db = guarded_create(f.context, 3, 9, (struct layout){0}, NULL);
+  f.dscale = guarded_create(f.context, 1, 1, (struct layout){0}, NULL);
   f.queue = ordered_queue(f.context);
   f.unordered = unordered_queue(f.context);
   return f;
@@ -70,9 +74,8 @@ static struct fixture make_fixture(void) {
 static void free_fixture(struct fixture *f) {
   clReleaseCommandQueue(f->queue);
   if (f->unordered != NULL) clReleaseCommandQueue(f->unordered);
-  guarded_free(&f->x);
-  guarded_free(&f->y);
-  guarded_free(&f->w);
+  struct guarded *buffers[] = {&f->x, &f->y, &f->w, &f->dx, &f->da, &f->db, &f->dscale};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) guarded_free(buffers[i]);
   clora_layer_destroy(f->layer);
   clora_context_destroy(f->context);
 }
@@ -116,6 +119,14 @@ static clora_status unordered_step(void *data) {
 static clora_status weight_step(void *data) {
   struct fixture *f = data;
   return clora_enqueue_weight(f->queue, f->layer, &f->w.matrix, NULL, 0, NULL, NULL);
+}
+
+static clora_status backward_step(void *data) {
+  struct fixture *f = data;
+  clora_backward_options options = {
+      .dx = &f->dx.matrix, .da = &f->da.matrix, .db = &f->db.matrix, .dscale = &f->dscale.matrix};
+  return clora_enqueue_backward(f->queue, f->layer, &f->x.matrix, &f->y.matrix, &options, 0, NULL,
+                                NULL);
 }
 
 static clora_status transfer_step(void *data) {
@@ -169,6 +180,8 @@ START_TEST(calls_survive_every_fault) {
   ck_assert_int_gt(walk("forward", forward_step, &f, 100000), 30);
   if (f.unordered != NULL) walk("forward, out of order", unordered_step, &f, 100000);
   ck_assert_int_gt(walk("weight", weight_step, &f, 100000), 20);
+  ck_ok(backward_step(&f)); /* prepares it */
+  ck_assert_int_gt(walk("backward", backward_step, &f, 100000), 60);
   ck_assert_int_gt(walk("transfers", transfer_step, &f, 100000), 4);
   clFinish(f.queue);
   free_fixture(&f);

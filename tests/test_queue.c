@@ -28,9 +28,19 @@ static bool can_gate(void) {
 struct bench {
   clora_context *context;
   clora_layer *layer;
-  struct guarded x, y, w;
+  struct guarded x, y, w, dx, da, db, dscale;
   float *x_values;
 };
+
+/* Every gradient of the layer, with y in the place of dy. */
+static clora_status enqueue_backward(cl_command_queue queue, struct bench *b, cl_uint count,
+                                     const cl_event *list, cl_event *event) {
+  clora_backward_options all = {
+      .dx = &b->dx.matrix, .da = &b->da.matrix, .db = &b->db.matrix, .dscale = &b->dscale.matrix};
+  if (queue == NULL) return clora_prepare_backward(b->layer, &b->x.matrix, &b->y.matrix, &all);
+  return clora_enqueue_backward(queue, b->layer, &b->x.matrix, &b->y.matrix, &all, count, list,
+                                event);
+}
 
 static struct bench make_bench(clora_context *context) {
   struct bench b = {.context = context, .x_values = random_values(6 * 40, CLORA_F32, 3)};
@@ -38,16 +48,20 @@ static struct bench make_bench(clora_context *context) {
   b.x = guarded_create(context, 6, 40, (struct layout){0}, b.x_values);
   b.y = guarded_create(context, 6, 33, (struct layout){0}, NULL);
   b.w = guarded_create(context, 40, 33, (struct layout){0}, NULL);
+  b.dx = guarded_create(context, 6, 40, (struct layout){0}, NULL);
+  b.da = guarded_create(context, 40, 8, (struct layout){0}, NULL);
+  b.db = guarded_create(context, 8, 33, (struct layout){0}, NULL);
+  b.dscale = guarded_create(context, 1, 1, (struct layout){0}, NULL);
   ck_ok(clora_prepare_forward(b.layer, &b.x.matrix, &b.y.matrix, NULL));
   ck_ok(clora_prepare_weight(b.layer, &b.w.matrix, NULL));
+  ck_ok(enqueue_backward(NULL, &b, 0, NULL, NULL)); /* prepares it */
   return b;
 }
 
 static void free_bench(struct bench *b) {
   clora_layer_destroy(b->layer);
-  guarded_free(&b->x);
-  guarded_free(&b->y);
-  guarded_free(&b->w);
+  struct guarded *buffers[] = {&b->x, &b->y, &b->w, &b->dx, &b->da, &b->db, &b->dscale};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) guarded_free(buffers[i]);
   free(b->x_values);
 }
 
@@ -123,18 +137,20 @@ static void check_gated(cl_command_queue queue, clora_context *context, bool by_
   cl_uint count = by_wait_list ? 1 : 0;
   const cl_event *list = by_wait_list ? &gate.event : NULL;
   if (!by_wait_list) clEnqueueBarrierWithWaitList(queue, 1, &gate.event, NULL);
-  cl_event forward, weight, empty;
+  cl_event forward, weight, empty, backward;
   clora_matrix no_x = {.cols = 40}, no_y = {.cols = 33};
   ck_ok(
       clora_enqueue_forward(queue, b.layer, &b.x.matrix, &b.y.matrix, NULL, count, list, &forward));
   ck_ok(clora_enqueue_weight(queue, b.layer, &b.w.matrix, NULL, count, list, &weight));
   ck_ok(clora_enqueue_forward(queue, b.layer, &no_x, &no_y, NULL, count, list, &empty));
+  ck_ok(enqueue_backward(queue, &b, count, list, &backward));
+  ck_assert_int_gt(status_of(backward), CL_COMPLETE);
   ck_assert_int_gt(status_of(forward), CL_COMPLETE);
   ck_assert_int_gt(status_of(weight), CL_COMPLETE);
   ck_assert_int_gt(status_of(empty), CL_COMPLETE);
   open_gate(&gate);
-  cl_event events[] = {forward, weight, empty};
-  for (int i = 0; i < 3; i++) {
+  cl_event events[] = {forward, weight, empty, backward};
+  for (int i = 0; i < 4; i++) {
     ck_ok(clora__wait(events[i]));
     clReleaseEvent(events[i]);
   }
@@ -334,6 +350,19 @@ START_TEST(the_same_call_gives_the_same_bits) {
     first = y;
   }
   free(first);
+  float *gradients[2][4];
+  for (int i = 0; i < 2; i++) {
+    struct guarded *outputs[] = {&b.dx, &b.da, &b.db, &b.dscale};
+    ck_ok(enqueue_backward(queue, &b, 0, NULL, NULL));
+    clFinish(queue);
+    for (int n = 0; n < 4; n++) gradients[i][n] = guarded_read(b.context, outputs[n]);
+  }
+  const size_t counts[] = {6 * 40, 40 * 8, 8 * 33, 1};
+  for (int n = 0; n < 4; n++) {
+    ck_assert_mem_eq(gradients[0][n], gradients[1][n], counts[n] * sizeof(float));
+    free(gradients[0][n]);
+    free(gradients[1][n]);
+  }
   clReleaseCommandQueue(queue);
   free_bench(&b);
 }

@@ -102,3 +102,12 @@ clora_status clora__launch(struct clora__chain *chain, struct clora__kernel *ker
   if (status == CLORA_OK) clora__chain_append(chain, event);
   return status;
 }
+
+clora_status clora__fill(struct clora__chain *chain, cl_mem mem, size_t offset, size_t count,
+                         float value) {
+  cl_event event = NULL;
+  CL(clEnqueueFillBuffer, chain->queue, mem, &value, sizeof value, offset * sizeof value,
+     count * sizeof value, chain->wait_count, chain->wait_list, needs_event(chain) ? &event : NULL);
+  clora__chain_append(chain, event);
+  return CLORA_OK;
+}

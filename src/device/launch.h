@@ -47,4 +47,8 @@ clora_status clora__launch(struct clora__chain *chain, struct clora__kernel *ker
                            const struct clora__grid *grid, size_t count,
                            const struct clora__argument *arguments);
 
+/* Fills f32 elements of a buffer with one value. */
+clora_status clora__fill(struct clora__chain *chain, cl_mem mem, size_t offset, size_t count,
+                         float value);
+
 #endif

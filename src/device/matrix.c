@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/size.h"
+#include "device/launch.h"
 
 /* The matrix as the buffer holds it: rows and columns of a transposed view exchanged. */
 struct stored {
@@ -121,6 +122,16 @@ clora_status clora__matrix_check_overlap(const char *written_name, const clora_m
   CHECK(!overlap, CLORA_INVALID_ARGUMENT,
         "%s (bytes %zu to %zu) overlaps %s (bytes %zu to %zu) in one buffer", written_name, a.first,
         a.last, name, b.first, b.last);
+  return CLORA_OK;
+}
+
+clora_status clora__matrix_zero(struct clora__chain *chain, const clora_matrix *m) {
+  struct stored s = stored_of(m);
+  bool dense = s.stride == s.cols;
+  size_t pieces = dense ? 1 : s.rows, count = dense ? s.rows * s.cols : s.cols;
+  for (size_t i = 0; i < pieces; i++) {
+    TRY(clora__fill(chain, m->mem, m->offset + i * s.stride, count, 0));
+  }
   return CLORA_OK;
 }
 

@@ -28,6 +28,10 @@ clora_status clora__matrix_check_memory(const clora_context *context, const char
 clora_status clora__matrix_check_overlap(const char *written_name, const clora_matrix *written,
                                          const char *name, const clora_matrix *matrix);
 
+/* Enqueues zeros into an f32 matrix. */
+struct clora__chain;
+clora_status clora__matrix_zero(struct clora__chain *chain, const clora_matrix *matrix);
+
 /* Blocking copies between a matrix and dense row-major host values [rows, cols]. */
 clora_status clora__matrix_read(clora_context *context, const clora_matrix *matrix, float *values);
 clora_status clora__matrix_write(clora_context *context, const clora_matrix *matrix,

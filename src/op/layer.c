@@ -180,6 +180,11 @@ clora_status clora__layer_check(const clora_layer *layer) {
   return clora__context_check(layer->context);
 }
 
+clora_matrix clora__layer_scale(const clora_layer *layer) {
+  return (clora_matrix){
+      .mem = layer->mem, .offset = layer->scale_offset, .rows = 1, .cols = 1, .dtype = CLORA_F32};
+}
+
 clora_status clora_layer_describe(const clora_layer *layer, clora_layer_info *info) {
   CHECK(layer != NULL, CLORA_INVALID_ARGUMENT, "layer is NULL");
   CHECK(info != NULL, CLORA_INVALID_ARGUMENT, "info is NULL");
@@ -194,6 +199,7 @@ clora_status clora_layer_describe(const clora_layer *layer, clora_layer_info *in
       .scale = layer->scale,
       .a = layer->a,
       .b = layer->b,
+      .scale_matrix = clora__layer_scale(layer),
   };
   return CLORA_OK;
 }

@@ -23,6 +23,9 @@ clora_status clora__layer_resolve(const clora_layer_options *options, clora_laye
 enum { CLORA__STREAM_A, CLORA__STREAM_B };
 float clora__layer_draw(const clora_layer_options *options, uint64_t stream, size_t index);
 
+/* The scale on the device as a matrix, f32 [1, 1]. */
+clora_matrix clora__layer_scale(const clora_layer *layer);
+
 /* Fails for NULL and in a forked child. */
 clora_status clora__layer_check(const clora_layer *layer);
 

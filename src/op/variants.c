@@ -5,8 +5,8 @@
 #include "op/fused.h"
 #include "product/product.h"
 
-static const struct clora__product *const products[] = {&clora__forward, &clora__shrink,
-                                                        &clora__expand};
+static const struct clora__product *const products[] = {
+    &clora__forward, &clora__shrink, &clora__expand, &clora__reduce, &clora__gemm};
 
 /* Whether an earlier table, or an earlier row, has the name too. */
 static bool seen(size_t product, size_t row) {

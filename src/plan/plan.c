@@ -191,3 +191,27 @@ void clora__plan_explain(clora_context *context, const struct clora__product *pr
     snprintf(text + used, size - used, "%s %s: %s\n", product->name, row->name, line);
   }
 }
+
+unsigned clora__group_size(const clora_context *context, unsigned most) {
+  unsigned size = 1;
+  while (2 * size <= most && 2 * size <= context->device.group_size) size *= 2;
+  return size;
+}
+
+clora_status clora__task(clora_context *context, const struct clora__task *task,
+                         const struct clora__knobs *knobs, bool may_build,
+                         struct clora__kernel **kernel) {
+  TRY(clora__kernel_find(context, task->source, task->function, knobs, kernel));
+  if ((*kernel)->verdict == CLORA__UNCHECKED) {
+    CHECK(may_build, CLORA_NOT_PREPARED, "%s is not prepared, and the context may not compile",
+          task->function);
+    TRY(clora__verdict_by(context, *kernel, task->check));
+    clora__verdict_doubt(*kernel); /* there is nothing better */
+    if ((*kernel)->verdict == CLORA__UNCHECKED) {
+      TRY(clora__verdict_by(context, *kernel, task->check));
+    }
+  }
+  CHECK((*kernel)->verdict == CLORA__PASSED, CLORA_NO_VARIANT, "%s is refused on %s: %s",
+        task->function, context->device.name, (*kernel)->reason);
+  return CLORA_OK;
+}

@@ -3,6 +3,7 @@
 #ifndef CLORA_PLAN_PLAN_H
 #define CLORA_PLAN_PLAN_H
 
+#include "plan/probe.h"
 #include "plan/variant.h"
 
 /* Looks for the first row that fits, passed its check, and is allowed by the context; *serves says
@@ -31,5 +32,19 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
                          const struct clora__problem *problem, bool *served, char *text,
                          size_t size);
+
+/* A kernel that computes no product, with the check that it has to pass first. Same rules: refused
+ * means CLORA_NO_VARIANT, unprepared CLORA_NOT_PREPARED unless may_build. */
+struct clora__task {
+  const char *source, *function;
+  clora_status (*check)(struct clora__probe *probe, struct clora__kernel *kernel, double *worst);
+};
+
+/* The largest power of two of work-items that the device allows in a group, at most `most`. */
+unsigned clora__group_size(const clora_context *context, unsigned most);
+
+clora_status clora__task(clora_context *context, const struct clora__task *task,
+                         const struct clora__knobs *knobs, bool may_build,
+                         struct clora__kernel **kernel);
 
 #endif

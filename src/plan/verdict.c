@@ -98,13 +98,17 @@ static size_t choose_shapes(const clora_context *context, const struct clora__pl
 }
 
 /* Drivers cut long loops: Mesa's llvmpipe (22.3.6) ends them silently after 65536 steps. So: the
- * last shape with so many rows that one group runs for over 10^5 steps of its inner loop; false
- * when the kernel does not serve so many. */
+ * last shape with so many rows, or so long an inner dimension, that one group runs for over 10^5
+ * steps of its inner loop; false when the kernel serves neither. */
 static bool lengthen(const clora_context *context, const struct clora__plan *plan,
                      struct clora__problem *shape) {
-  struct shape longer = shape_of(shape);
-  size_t row_work = clora__work(shape) / longer.rows;
-  longer.rows = clora__max(clora__min(LONG_WORK / row_work, LONG_ROWS), longer.rows);
+  struct shape given = shape_of(shape), longer = given;
+  size_t work = clora__work(shape);
+  longer.rows = clora__max(clora__min(LONG_WORK / (work / given.rows), LONG_ROWS), given.rows);
+  *shape = resized(shape, longer);
+  if (serves(context, plan, shape)) return true;
+  longer = given;
+  longer.inner = clora__max(clora__min(LONG_WORK / (work / given.inner), LONG_ROWS), given.inner);
   *shape = resized(shape, longer);
   return serves(context, plan, shape);
 }
@@ -417,6 +421,22 @@ static clora_status check_shapes(clora_context *context, const struct clora__pla
   return check_shape(context, &alone, longest, 2 * (uint32_t)count, worst, &pace_ns);
 }
 
+/* What a kernel is compared by: its plan's problem, or the check that came with it. */
+struct examination {
+  const struct clora__plan *plan;
+  const struct clora__problem *problem;
+  clora__check check;
+};
+
+static clora_status examine(clora_context *context, const struct examination *e, bool brief,
+                            double *worst) {
+  if (e->check == NULL) return check_shapes(context, e->plan, e->problem, brief, worst);
+  struct clora__probe probe = {.context = context};
+  clora_status status = e->check(&probe, e->plan->kernel, worst);
+  clora__probe_close(&probe);
+  return status;
+}
+
 static clora_status build(clora_context *context, const struct clora__plan *plan) {
   return plan->variant->source != NULL ? clora__kernel_build(context, plan->kernel) : CLORA_OK;
 }
@@ -439,16 +459,15 @@ static void say_refused(clora_context *context, const struct clora__kernel *kern
 }
 
 /* Builds and checks it, and remembers how that ended. Without memory there is no result. */
-static clora_status check(clora_context *context, const struct clora__plan *plan,
-                          const struct clora__problem *problem, const char *key) {
-  struct clora__kernel *kernel = plan->kernel;
+static clora_status check(clora_context *context, const struct examination *e, const char *key) {
+  struct clora__kernel *kernel = e->plan->kernel;
   struct clora__record record = {.verdict = CLORA__UNCHECKED};
   struct clora__mark mark;
   uint64_t start_ns = clora__clock_ns();
   clora__store_start(&context->store, key, &mark);
-  clora_status status = build(context, plan);
+  clora_status status = build(context, e->plan);
   bool built = status == CLORA_OK;
-  if (built) status = check_shapes(context, plan, problem, false, &record.error);
+  if (built) status = examine(context, e, false, &record.error);
   bool starved = status == CLORA_OUT_OF_MEMORY;
   /* A command that failed on the device may work the next time. */
   bool lasting = status == CLORA_OK || status == CLORA_NO_VARIANT || (!built && !starved);
@@ -467,45 +486,54 @@ static clora_status check(clora_context *context, const struct clora__plan *plan
   return CLORA_OK;
 }
 
-static clora_status rebuild(clora_context *context, const struct clora__plan *plan,
-                            const struct clora__problem *problem) {
+static clora_status rebuild(clora_context *context, const struct examination *e) {
   double worst = 0;
-  TRY(build(context, plan));
-  return check_shapes(context, plan, problem, true, &worst);
+  TRY(build(context, e->plan));
+  return examine(context, e, true, &worst);
 }
 
 /* What passed its check in an earlier process is built, run once, and serves. */
-static clora_status recall_or_check(clora_context *context, const struct clora__plan *plan,
-                                    const struct clora__problem *problem) {
-  struct clora__kernel *kernel = plan->kernel;
+static clora_status recall_or_check(clora_context *context, const struct examination *e) {
+  struct clora__kernel *kernel = e->plan->kernel;
   char key[CLORA__KEY_LIMIT];
   bool passed;
   uint64_t start_ns = clora__clock_ns();
-  clora__verdict_key(context, plan, key);
-  clora__verdict_recall(context, plan, key, &passed);
+  clora__verdict_key(context, e->plan, key);
+  clora__verdict_recall(context, e->plan, key, &passed);
   if (kernel->verdict == CLORA__REFUSED) {
     say_refused(context, kernel);
     return CLORA_OK;
   }
-  if (passed && rebuild(context, plan, problem) == CLORA_OK) {
+  if (passed && rebuild(context, e) == CLORA_OK) {
     say_passed(context, kernel, " before", start_ns);
     kernel->verdict = CLORA__PASSED;
     return CLORA_OK;
   }
   clora__kernel_unbuild(kernel);
-  return check(context, plan, problem, key);
+  return check(context, e, key);
+}
+
+static clora_status conclude(clora_context *context, const struct examination *e) {
+  struct clora__kernel *kernel = e->plan->kernel;
+  clora_status status = CLORA_OK;
+  pthread_mutex_lock(&kernel->preparing);
+  if (kernel->verdict == CLORA__UNCHECKED) { /* else another thread was faster */
+    status = recall_or_check(context, e);
+  }
+  pthread_mutex_unlock(&kernel->preparing);
+  return status;
 }
 
 clora_status clora__verdict(clora_context *context, const struct clora__plan *plan,
                             const struct clora__problem *problem) {
-  struct clora__kernel *kernel = plan->kernel;
-  clora_status status = CLORA_OK;
-  pthread_mutex_lock(&kernel->preparing);
-  if (kernel->verdict == CLORA__UNCHECKED) { /* else another thread was faster */
-    status = recall_or_check(context, plan, problem);
-  }
-  pthread_mutex_unlock(&kernel->preparing);
-  return status;
+  return conclude(context, &(struct examination){plan, problem, NULL});
+}
+
+clora_status clora__verdict_by(clora_context *context, struct clora__kernel *kernel,
+                               clora__check own) {
+  static const struct clora__variant none = {.name = "task", .source = ""};
+  const struct clora__plan plan = {&none, kernel, context->device.compute_units};
+  return conclude(context, &(struct examination){&plan, NULL, own});
 }
 
 bool clora__verdict_known(clora_context *context, const struct clora__plan *plan) {

@@ -4,6 +4,7 @@
 #ifndef CLORA_PLAN_VERDICT_H
 #define CLORA_PLAN_VERDICT_H
 
+#include "plan/probe.h"
 #include "plan/variant.h"
 
 /* Builds the plan's kernel and checks it, unless that was done, in this process or, as the store
@@ -19,5 +20,11 @@ void clora__verdict_doubt(struct clora__kernel *kernel);
 /* Whether it passed, as far as is known without building anything; a refusal that the store knows
  * becomes the kernel's verdict. */
 bool clora__verdict_known(clora_context *context, const struct clora__plan *plan);
+
+/* The same for a kernel that computes no product: `own` compares it with its definition. */
+typedef clora_status (*clora__check)(struct clora__probe *probe, struct clora__kernel *kernel,
+                                     double *worst);
+clora_status clora__verdict_by(clora_context *context, struct clora__kernel *kernel,
+                               clora__check own);
 
 #endif

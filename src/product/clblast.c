@@ -54,19 +54,30 @@ static unsigned log2_of(size_t value) {
   return log2;
 }
 
+static unsigned rows_log2(const struct clora__problem *p) {
+  return log2_of(clora__min(p->out.rows, block_rows(p)));
+}
+
+/* CLBlast takes the scale by value, ours is on the device: the smaller operand is multiplied by it
+ * first, the same one for all rows that a check holds for. NULL: there is no scale. */
+static const clora_matrix *scaled(const struct clora__problem *p) {
+  if (p->scale == NULL) return NULL;
+  return rows_log2(p) <= log2_of(p->out.cols) ? &p->in : &p->weight;
+}
+
 static void choose(const clora_device *device, const struct clora__problem *p,
                    struct clora__knobs *knobs) {
   (void)device;
-  clora__knob(knobs, "rows_log2", log2_of(clora__min(p->out.rows, block_rows(p))));
+  clora__knob(knobs, "rows_log2", rows_log2(p));
   clora__knob(knobs, "inner", (unsigned)p->in.cols);
   clora__knob(knobs, "cols", (unsigned)p->out.cols);
-  clora__knob(knobs, "in_transposed", p->in.transposed && p->scale == NULL);
-  clora__knob(knobs, "weight_transposed", p->weight.transposed);
+  clora__knob(knobs, "in_transposed", p->in.transposed && scaled(p) != &p->in);
+  clora__knob(knobs, "weight_transposed", p->weight.transposed && scaled(p) != &p->weight);
 }
 
 /* The fewest and the most rows that the knobs stand for. */
 static size_t shapes(const struct clora__problem *p, struct clora__problem *shapes, size_t limit) {
-  size_t fewest = (size_t)1 << log2_of(clora__min(p->out.rows, block_rows(p)));
+  size_t fewest = (size_t)1 << rows_log2(p);
   size_t most = clora__min(2 * fewest - 1, block_rows(p));
   for (size_t i = 0; i < 2 && i < limit; i++) {
     shapes[i] = *p;
@@ -78,28 +89,30 @@ static size_t shapes(const struct clora__problem *p, struct clora__problem *shap
 }
 
 static size_t workspace_bytes(const struct clora__problem *p) {
-  return p->scale != NULL ? p->in.rows * p->in.cols * sizeof(float) : 0;
+  const clora_matrix *operand = scaled(p);
+  return operand != NULL ? operand->rows * operand->cols * sizeof(float) : 0;
 }
 
-/* in = scale * in, dense in scratch: CLBlast takes the scale by value, ours is on the device. */
-static clora_status scale_in(struct clora__chain *chain, const struct clora__plan *plan,
-                             const struct clora__problem *p, struct clora__scratch scratch,
-                             clora_matrix *in) {
-  struct clora__steps step = clora__matrix_steps(&p->in);
-  *in = (clora_matrix){.mem = scratch.mem,
-                       .offset = scratch.offset_bytes / sizeof(float),
-                       .rows = p->in.rows,
-                       .cols = p->in.cols,
-                       .dtype = CLORA_F32};
-  const cl_ulong shape[] = {p->in.offset,    step.row, step.col, in->offset,
-                            p->scale_offset, in->rows, in->cols};
+/* *operand = scale * *operand, dense in scratch. */
+static clora_status scale_operand(struct clora__chain *chain, const struct clora__plan *plan,
+                                  const struct clora__problem *p, struct clora__scratch scratch,
+                                  clora_matrix *operand) {
+  const clora_matrix from = *operand;
+  struct clora__steps step = clora__matrix_steps(&from);
+  *operand = (clora_matrix){.mem = scratch.mem,
+                            .offset = scratch.offset_bytes / sizeof(float),
+                            .rows = from.rows,
+                            .cols = from.cols,
+                            .dtype = CLORA_F32};
+  const cl_ulong shape[] = {from.offset,     step.row,  step.col, operand->offset,
+                            p->scale_offset, from.rows, from.cols};
   struct clora__argument arguments[3 + sizeof shape / sizeof *shape] = {
-      CLORA__ARGUMENT(p->in.mem), CLORA__ARGUMENT(in->mem), CLORA__ARGUMENT(p->scale)};
+      CLORA__ARGUMENT(from.mem), CLORA__ARGUMENT(operand->mem), CLORA__ARGUMENT(p->scale)};
   for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
     arguments[3 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
   }
   size_t group = clora__min(64, plan->kernel->group_size);
-  struct clora__grid grid = {{clora__round_up(in->rows * in->cols, group), 1}, {group, 1}};
+  struct clora__grid grid = {{clora__round_up(from.rows * from.cols, group), 1}, {group, 1}};
   return clora__launch(chain, plan->kernel, &grid, sizeof arguments / sizeof *arguments, arguments);
 }
 
@@ -109,9 +122,9 @@ static size_t leading(const clora_matrix *m) {
 }
 
 /* Rows [first, first + rows) of the product. */
-static clora_status gemm(struct clora__chain *chain, const clora_matrix *in,
-                         const struct clora__problem *p, size_t first, size_t rows,
-                         cl_event *event) {
+static clora_status gemm(struct clora__chain *chain, const struct clora__problem *p, size_t first,
+                         size_t rows, cl_event *event) {
+  const clora_matrix *in = &p->in;
   struct clora__steps in_step = clora__matrix_steps(in), out_step = clora__matrix_steps(&p->out);
   pthread_mutex_lock(&library);
   CLBlastStatusCode code = CLBlastSgemm(
@@ -125,13 +138,12 @@ static clora_status gemm(struct clora__chain *chain, const clora_matrix *in,
   return CLORA_OK;
 }
 
-static clora_status gemms(struct clora__chain *chain, const clora_matrix *in,
-                          const struct clora__problem *p) {
+static clora_status gemms(struct clora__chain *chain, const struct clora__problem *p) {
   size_t block = block_rows(p);
   for (size_t first = 0; first < p->out.rows; first += block) {
     cl_event event = NULL;
     bool wanted = chain->wants_event || !chain->ordered;
-    TRY(gemm(chain, in, p, first, clora__min(block, p->out.rows - first), wanted ? &event : NULL));
+    TRY(gemm(chain, p, first, clora__min(block, p->out.rows - first), wanted ? &event : NULL));
     clora__chain_append(chain, event);
   }
   return CLORA_OK;
@@ -139,10 +151,13 @@ static clora_status gemms(struct clora__chain *chain, const clora_matrix *in,
 
 static clora_status run(struct clora__chain *chain, const struct clora__plan *plan,
                         const struct clora__problem *p, struct clora__scratch scratch) {
-  clora_matrix in = p->in;
-  if (p->scale != NULL) TRY(scale_in(chain, plan, p, scratch, &in));
+  struct clora__problem q = *p;
+  if (scaled(p) != NULL) {
+    clora_matrix *operand = scaled(p) == &p->in ? &q.in : &q.weight;
+    TRY(scale_operand(chain, plan, p, scratch, operand));
+  }
   TRY(clora__chain_barrier(chain));
-  TRY(gemms(chain, &in, p));
+  TRY(gemms(chain, &q));
   if (chain->ordered) return CLORA_OK;
   cl_event all; /* several blocks, and what CLBlast enqueued before each, may run in any order */
   CL(clEnqueueBarrierWithWaitList, chain->queue, 0, NULL, &all);

@@ -11,7 +11,15 @@ extern const struct clora__product clora__shrink;
 /* Short inner dimension r: y = beta*y + scale * t B, and W = beta*W + scale * A B. */
 extern const struct clora__product clora__expand;
 
-/* Rows that stand in both tables. */
+/* The inner dimension is the rows: dA = beta*dA + scale * x^T dt, dB = beta*dB + scale * t^T dy.
+ * `in` is a transposed view. */
+extern const struct clora__product clora__reduce;
+
+/* Any shape: y = beta*y + x W. */
+extern const struct clora__product clora__gemm;
+
+/* Rows that stand in several tables. */
+extern const struct clora__variant clora__gemm_cpu;
 extern const struct clora__variant clora__plain;
 extern const struct clora__variant clora__clblast;
 
