@@ -9,7 +9,7 @@
  *
  * The parts, from simple to special:
  *   1 status    2 devices and contexts    3 matrices    4 layers    5 operations
- *   6 the definition on the host    7 arrays in .npy files    8 adapters    9 bases
+ *   6 the definition on the host    7 arrays in .npy files    8 adapters    9 bases    10 training
  *
  * Threads: every function may be called from any thread. A context and the layers made from it may
  * be used from several threads at once; writing a layer while another thread uses it is the
@@ -775,6 +775,197 @@ CLORA_API clora_status clora_base_merge(const clora_base *base, const clora_adap
 CLORA_API clora_status clora_base_extract(const clora_base *base, const clora_base *tuned,
                                           const clora_rank_options *options,
                                           clora_adapter **adapter, clora_rank_report *report);
+
+/* ---- 10 training -----------------------------------------------------------------------------
+ *
+ * A training step is forward, a loss, backward and an optimizer's step, all enqueued; nothing of it
+ * is read by the host. An optimizer owns the gradients, the moments and, for 16-bit parameters, f32
+ * master values. Its steps on one optimizer are ordered by the caller: a queue or events. */
+
+/* y = beta*y + x W + bias: a dense layer, trained or frozen, alone or under a LoRA layer whose
+ * forward adds to y with beta 1. x [rows, d_in] and y [rows, d_out] have one dtype and are
+ * row-major; w [d_in, d_out] in any dtype (PyTorch keeps it as [d_out, d_in]: say transposed); bias
+ * [1, d_out] in any dtype, or NULL. With a bias, y is rounded to its dtype once before the product
+ * is added. */
+typedef struct clora_linear_options {
+  float beta;               /* 0: y is written without being read */
+  const clora_matrix *bias; /* [1, d_out]; NULL: none */
+  cl_mem scratch;           /* as in clora_forward_options */
+  size_t scratch_offset_bytes;
+} clora_linear_options;
+
+CLORA_API clora_status clora_enqueue_linear(cl_command_queue queue, clora_context *context,
+                                            const clora_matrix *x, const clora_matrix *w,
+                                            const clora_matrix *y,
+                                            const clora_linear_options *options, cl_uint wait_count,
+                                            const cl_event *wait_list, cl_event *event);
+CLORA_API clora_status clora_linear_workspace(const clora_context *context, const clora_matrix *x,
+                                              const clora_matrix *w, const clora_matrix *y,
+                                              const clora_linear_options *options, size_t *bytes);
+
+/* Which gradients of the dense layer to compute: those that are not NULL, dx in the dtype of dy,
+ * the others f32 and row-major. */
+typedef struct clora_linear_backward_options {
+  const clora_matrix *dx;    /* [rows, d_in]: dy W^T */
+  const clora_matrix *dw;    /* [d_in, d_out]: x^T dy */
+  const clora_matrix *dbias; /* [1, d_out]: the sums of the columns of dy */
+  bool accumulate;           /* dw and dbias are added to what is there */
+  bool accumulate_dx;        /* dx too */
+  cl_mem scratch;
+  size_t scratch_offset_bytes;
+} clora_linear_backward_options;
+
+/* x may be NULL without dw, w without dx. */
+CLORA_API clora_status clora_enqueue_linear_backward(cl_command_queue queue, clora_context *context,
+                                                     const clora_matrix *x, const clora_matrix *w,
+                                                     const clora_matrix *dy,
+                                                     const clora_linear_backward_options *options,
+                                                     cl_uint wait_count, const cl_event *wait_list,
+                                                     cl_event *event);
+CLORA_API clora_status clora_linear_backward_workspace(const clora_context *context,
+                                                       const clora_matrix *x, const clora_matrix *w,
+                                                       const clora_matrix *dy,
+                                                       const clora_linear_backward_options *options,
+                                                       size_t *bytes);
+
+/* The operations below take row-major matrices of one shape and dtype, in place where a view is
+ * given twice. Their kernels are built and checked at the first call. */
+
+typedef enum clora_activation {
+  CLORA_RELU,     /* max(0, x); its gradient at 0 is 0 */
+  CLORA_GELU_ERF, /* x/2 (1 + erf(x / sqrt 2)); arXiv 1606.08415 */
+  CLORA_GELU_TANH /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+} clora_activation;
+
+/* y = f(x), and dx = dy f'(x). */
+CLORA_API clora_status clora_enqueue_activation(cl_command_queue queue, clora_context *context,
+                                                clora_activation kind, const clora_matrix *x,
+                                                const clora_matrix *y, cl_uint wait_count,
+                                                const cl_event *wait_list, cl_event *event);
+CLORA_API clora_status clora_enqueue_activation_backward(
+    cl_command_queue queue, clora_context *context, clora_activation kind, const clora_matrix *x,
+    const clora_matrix *dy, const clora_matrix *dx, cl_uint wait_count, const cl_event *wait_list,
+    cl_event *event);
+
+/* y = beta*y + x / (1 - p) for the elements that are kept, beta*y for the others, each dropped with
+ * probability p. Which are kept follows from seed, call and the element's place in the matrix
+ * alone, on every device: backward is the same operation on the gradient, and no mask is stored. */
+typedef struct clora_dropout_options {
+  double p;            /* at least 0, below 1 */
+  uint64_t seed, call; /* of the run; of this layer in this step */
+  float beta;
+} clora_dropout_options;
+
+CLORA_API clora_status clora_enqueue_dropout(cl_command_queue queue, clora_context *context,
+                                             const clora_matrix *x, const clora_matrix *y,
+                                             const clora_dropout_options *options,
+                                             cl_uint wait_count, const cl_event *wait_list,
+                                             cl_event *event);
+
+/* What a loss gives. */
+typedef struct clora_loss_options {
+  const clora_matrix *row_loss; /* f32 [rows, 1]: the loss of every row; must be given */
+  const clora_matrix *loss;     /* f32 [1, 1]: their mean; NULL: not wanted */
+  const clora_matrix *dy;       /* the gradient of the mean by y, as y; NULL: not wanted */
+} clora_loss_options;
+
+/* Mean squared error: the loss of a row is the mean over o of (y[i,o] - target[i,o])^2. */
+CLORA_API clora_status clora_enqueue_mse(cl_command_queue queue, clora_context *context,
+                                         const clora_matrix *y, const clora_matrix *target,
+                                         const clora_loss_options *options, cl_uint wait_count,
+                                         const cl_event *wait_list, cl_event *event);
+
+/* Softmax cross-entropy: log(sum over o of exp(y[i,o])) - y[i, labels[i]]. labels holds a cl_int a
+ * row from element labels_offset on; one that is no column of y makes its row NaN. */
+CLORA_API clora_status clora_enqueue_cross_entropy(cl_command_queue queue, clora_context *context,
+                                                   const clora_matrix *y, cl_mem labels,
+                                                   size_t labels_offset,
+                                                   const clora_loss_options *options,
+                                                   cl_uint wait_count, const cl_event *wait_list,
+                                                   cl_event *event);
+
+typedef enum clora_optimizer_kind {
+  CLORA_ADAMW, /* Loshchilov and Hutter, arXiv 1711.05101 */
+  CLORA_SGD    /* with momentum; decay is added to the gradient */
+} clora_optimizer_kind;
+
+/* What is trained. The buffer is retained and updated in place. */
+typedef struct clora_parameter {
+  clora_matrix value; /* any view and dtype, writable */
+  double rate;        /* times the rate of the step; 0: 1. LoRA+ (arXiv 2402.12354): 16 for B */
+  double decay;       /* weight decay */
+  double multiple;    /* what is trained is multiple * value; 0: 1. r for a scale: alpha learns */
+} clora_parameter;
+
+typedef struct clora_optimizer_options {
+  clora_optimizer_kind kind;
+  double beta1, beta2; /* of AdamW; 0: 0.9 and 0.999 */
+  double epsilon;      /* of AdamW; 0: 1e-8 */
+  double momentum;     /* of SGD */
+  double clip_norm;    /* gradients are scaled so that their global norm is at most this; 0: not */
+} clora_optimizer_options;
+
+typedef struct clora_optimizer clora_optimizer;
+
+/* Makes an optimizer of `count` parameters; moments begin at 0. options may be NULL. */
+CLORA_API clora_status clora_optimizer_create(clora_context *context,
+                                              const clora_optimizer_options *options,
+                                              const clora_parameter *parameters, size_t count,
+                                              clora_optimizer **optimizer);
+CLORA_API void clora_optimizer_destroy(clora_optimizer *optimizer);
+
+/* The gradient of a parameter: an f32 matrix of its shape, dense, for backward to write. */
+CLORA_API clora_status clora_optimizer_gradient(const clora_optimizer *optimizer, size_t index,
+                                                clora_matrix *gradient);
+
+/* Updates every parameter from its gradient, with n the number of steps done before plus one, g the
+ * gradient after clipping, and w what is trained:
+ *
+ *   AdamW   m = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2
+ *           w = w - rate decay w - rate (m / (1 - beta1^n)) / (sqrt(v / (1 - beta2^n)) + epsilon)
+ *   SGD     m = momentum m + g + decay w       w = w - rate m
+ *
+ * The norm is that of all gradients together, computed on the device in f32. When it is not finite
+ * (or above 1.8e19, whose square is not) the step is left out there and counted as skipped. */
+CLORA_API clora_status clora_enqueue_step(cl_command_queue queue, clora_optimizer *optimizer,
+                                          double rate, cl_uint wait_count,
+                                          const cl_event *wait_list, cl_event *event);
+
+/* Builds and checks the kernels of a step; blocking. */
+CLORA_API clora_status clora_prepare_step(clora_optimizer *optimizer);
+
+typedef struct clora_optimizer_report {
+  uint64_t steps, skipped; /* done, and left out */
+  double norm;             /* of the last gradients, before clipping */
+} clora_optimizer_report;
+
+/* Reads how far the optimizer is. Blocking, on the context's private queue: steps on other queues
+ * must have finished. */
+CLORA_API clora_status clora_optimizer_read(const clora_optimizer *optimizer,
+                                            clora_optimizer_report *report);
+
+/* How the rate of a step changes. It rises linearly from 0 over warmup_steps; then it stays, or
+ * falls to 0 at total_steps on a line or on half a cosine (Loshchilov and Hutter, arXiv
+ * 1608.03983). */
+typedef enum clora_schedule_kind {
+  CLORA_RATE_CONSTANT,
+  CLORA_RATE_LINEAR,
+  CLORA_RATE_COSINE
+} clora_schedule_kind;
+
+typedef struct clora_schedule {
+  clora_schedule_kind kind;
+  double rate; /* the highest */
+  uint64_t warmup_steps, total_steps;
+} clora_schedule;
+
+/* The rate of step 0, 1, ... */
+CLORA_API double clora_schedule_rate(const clora_schedule *schedule, uint64_t step);
+
+/* Takes the scale that the device holds over into what clora_layer_describe() tells and adapters
+ * save, after it was trained; alpha follows by the layer's mode. Blocking, as
+ * clora_layer_read_scale(). */
+CLORA_API clora_status clora_layer_refresh_scale(clora_layer *layer);
 
 #ifdef __cplusplus
 }

@@ -56,6 +56,10 @@ ushort to_bf16(float value) {
   PRODUCT_ARGUMENTS, __global const WEIGHT_TYPE *a, ulong a_offset, ulong a_row, ulong a_col, \
       ulong r
 
+// A row-major matrix of a kernel that computes no product: where element (0, 0) lies, and the
+// distance to the next row.
+#define MATRIX(type, name) __global type *name, ulong name##_offset, ulong name##_row
+
 // ---- for kernels with vectors of WIDTH lanes ----
 
 #ifdef GROUP

@@ -4,10 +4,11 @@
 // knob   values      meaning
 // GROUP  1 ... 256   work-items, a power of two
 
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void dot_rows(
-    __global const float *t, __global const float *dt, __global float *out, ulong t_offset,
-    ulong t_row, ulong dt_offset, ulong dt_row, ulong out_offset, ulong rows, ulong cols,
-    int accumulate) {
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void dot_rows(MATRIX(const float, t),
+                                                                          MATRIX(const float, dt),
+                                                                          MATRIX(float, out),
+                                                                          ulong rows, ulong cols,
+                                                                          ulong accumulate) {
   __local float sums[GROUP];
   const uint item = get_local_id(0);
   float sum = 0;

@@ -53,4 +53,40 @@ struct clora__reference_gradients {
 clora_status clora__reference_backward(const struct clora__reference_backward *problem,
                                        struct clora__reference_gradients *gradients);
 
+/* One step of an optimizer on one element, in float64. What is trained is multiple * value. */
+struct clora__reference_optimizer {
+  double rate, decay, multiple;
+  double factor;                              /* of clipping */
+  double beta1, rest1, beta2, rest2, epsilon; /* rest is 1 - beta; beta1 is the momentum of SGD */
+  double correction1, correction2;            /* 1 - beta^steps */
+};
+struct clora__reference_parameter {
+  double gradient;
+  double value, first, second;                   /* before, then after the step */
+  double value_bound, first_bound, second_bound; /* of an f32 computation of that one step */
+};
+
+double clora__reference_correction(double log_beta, uint64_t steps);
+void clora__reference_adamw(const struct clora__reference_optimizer *optimizer,
+                            struct clora__reference_parameter *parameter);
+void clora__reference_sgd(const struct clora__reference_optimizer *optimizer,
+                          struct clora__reference_parameter *parameter);
+
+/* A result in float64 and the bound of its f32 computation, before it is stored. */
+struct clora__reference_value {
+  double value, bound;
+};
+
+struct clora__reference_value clora__reference_activation(double x, clora_activation kind);
+struct clora__reference_value clora__reference_activation_gradient(double x, double dy,
+                                                                   clora_activation kind);
+
+/* The loss of one row of `rows`, and its gradient [cols] (may be NULL). */
+struct clora__reference_value clora__reference_mse(size_t rows, size_t cols, const double *y,
+                                                   const double *target,
+                                                   struct clora__reference_value *dy);
+struct clora__reference_value clora__reference_cross_entropy(size_t rows, size_t cols,
+                                                             const double *y, size_t label,
+                                                             struct clora__reference_value *dy);
+
 #endif

@@ -2,6 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "device/launch.h"
 
+#include "base/size.h"
+#include "device/matrix.h"
+
 static clora_status check_wait_list(const clora_context *context, cl_uint count,
                                     const cl_event *list) {
   CHECK((count > 0) == (list != NULL), CLORA_INVALID_ARGUMENT, "wait_count is %u, wait_list is %s",
@@ -101,6 +104,39 @@ clora_status clora__launch(struct clora__chain *chain, struct clora__kernel *ker
   pthread_mutex_unlock(&kernel->launching);
   if (status == CLORA_OK) clora__chain_append(chain, event);
   return status;
+}
+
+static void put(struct clora__arguments *a, size_t bytes) {
+  a->list[a->count] = (struct clora__argument){bytes, &a->values[a->count]};
+  a->count++;
+}
+
+void clora__put_mem(struct clora__arguments *a, cl_mem mem) {
+  a->values[a->count].mem = mem;
+  put(a, sizeof mem);
+}
+
+void clora__put_number(struct clora__arguments *a, size_t number) {
+  a->values[a->count].number = number;
+  put(a, sizeof(cl_ulong));
+}
+
+void clora__put_float(struct clora__arguments *a, float value) {
+  a->values[a->count].value = value;
+  put(a, sizeof value);
+}
+
+void clora__put_matrix(struct clora__arguments *a, const clora_matrix *matrix) {
+  clora__put_mem(a, matrix->mem);
+  clora__put_number(a, matrix->offset);
+  clora__put_number(a, clora__matrix_steps(matrix).row);
+}
+
+clora_status clora__launch_items(struct clora__chain *chain, struct clora__kernel *kernel,
+                                 size_t items, const struct clora__arguments *arguments) {
+  size_t group = clora__min(64, kernel->group_size);
+  struct clora__grid grid = {{clora__round_up(items, group), 1}, {group, 1}};
+  return clora__launch(chain, kernel, &grid, arguments->count, arguments->list);
 }
 
 clora_status clora__fill(struct clora__chain *chain, cl_mem mem, size_t offset, size_t count,

@@ -47,6 +47,27 @@ clora_status clora__launch(struct clora__chain *chain, struct clora__kernel *ker
                            const struct clora__grid *grid, size_t count,
                            const struct clora__argument *arguments);
 
+/* Arguments that are put one by one, for kernels that compute no product. */
+struct clora__arguments {
+  size_t count;
+  struct clora__argument list[20];
+  union {
+    cl_mem mem;
+    cl_ulong number;
+    cl_float value;
+  } values[20];
+};
+
+/* A matrix is MATRIX of kernels/common.cl: buffer, offset, row step. */
+void clora__put_matrix(struct clora__arguments *arguments, const clora_matrix *matrix);
+void clora__put_mem(struct clora__arguments *arguments, cl_mem mem);
+void clora__put_number(struct clora__arguments *arguments, size_t number);
+void clora__put_float(struct clora__arguments *arguments, float value);
+
+/* One work-item for each of `items`, in groups as the kernel allows them. */
+clora_status clora__launch_items(struct clora__chain *chain, struct clora__kernel *kernel,
+                                 size_t items, const struct clora__arguments *arguments);
+
 /* Fills f32 elements of a buffer with one value. */
 clora_status clora__fill(struct clora__chain *chain, cl_mem mem, size_t offset, size_t count,
                          float value);

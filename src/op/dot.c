@@ -5,7 +5,6 @@
 #include <math.h>
 
 #include "base/reference.h"
-#include "device/matrix.h"
 #include "kernels.h"
 #include "plan/plan.h"
 
@@ -18,19 +17,16 @@ static struct clora__knobs knobs_of(const clora_context *context) {
 clora_status clora__dot(struct clora__chain *chain, struct clora__kernel *kernel,
                         const clora_matrix *a, const clora_matrix *b, bool accumulate,
                         const clora_matrix *out) {
-  const cl_ulong shape[] = {a->offset,   clora__matrix_steps(a).row,
-                            b->offset,   clora__matrix_steps(b).row,
-                            out->offset, a->rows,
-                            a->cols};
-  cl_int adds = accumulate;
-  struct clora__argument arguments[11] = {CLORA__ARGUMENT(a->mem), CLORA__ARGUMENT(b->mem),
-                                          CLORA__ARGUMENT(out->mem)};
-  for (size_t i = 0; i < 7; i++) {
-    arguments[3 + i] = (struct clora__argument)CLORA__ARGUMENT(shape[i]);
-  }
-  arguments[10] = (struct clora__argument)CLORA__ARGUMENT(adds);
+  struct clora__arguments arguments = {0};
+  clora__put_matrix(&arguments, a);
+  clora__put_matrix(&arguments, b);
+  clora__put_matrix(&arguments, out);
+  clora__put_number(&arguments, a->rows);
+  clora__put_number(&arguments, a->cols);
+  clora__put_number(&arguments, accumulate);
   size_t group = clora__knob_value(&kernel->knobs, "GROUP");
-  return clora__launch(chain, kernel, &(struct clora__grid){{group, 1}, {group, 1}}, 11, arguments);
+  return clora__launch(chain, kernel, &(struct clora__grid){{group, 1}, {group, 1}},
+                       arguments.count, arguments.list);
 }
 
 enum { ROWS = 1001, COLS = 7 };

@@ -263,3 +263,14 @@ clora_status clora_layer_read_scale(const clora_layer *layer, float *scale) {
      layer->scale_offset * sizeof *scale, sizeof *scale, scale, 0, NULL, NULL);
   return CLORA_OK;
 }
+
+clora_status clora_layer_refresh_scale(clora_layer *layer) {
+  float scale;
+  TRY(clora_layer_read_scale(layer, &scale));
+  if (scale == (float)layer->scale) return CLORA_OK; /* the double says it better */
+  TRY(check_scale("the scale on the device", (double)scale));
+  double r = (double)layer->a.cols;
+  layer->scale = (double)scale;
+  layer->alpha = layer->scale * (layer->mode == CLORA_ALPHA_OVER_SQRT_R ? sqrt(r) : r);
+  return CLORA_OK;
+}

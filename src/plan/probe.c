@@ -3,6 +3,7 @@
 #include "plan/probe.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,20 +13,36 @@
 #define OFFSET 67 /* elements in front of a matrix and behind it */
 #define PADDING 3 /* elements after each row */
 
+/* Memory is a list; a block's own memory begins behind its head. */
+struct clora__block {
+  struct clora__block *next;
+  max_align_t memory[];
+};
+
 void clora__probe_close(struct clora__probe *probe) {
   for (size_t i = 0; i < probe->mem_count; i++) clReleaseMemObject(probe->mems[i]);
-  for (size_t i = 0; i < probe->memory_count; i++) free(probe->memory[i]);
+  while (probe->blocks != NULL) {
+    struct clora__block *next = probe->blocks->next;
+    free(probe->blocks);
+    probe->blocks = next;
+  }
 }
 
 clora_status clora__probe_allocate(struct clora__probe *probe, size_t count, size_t size_bytes,
                                    void *pointer_to_pointer) {
-  TRY(clora__allocate(count, size_bytes, pointer_to_pointer));
-  memcpy(&probe->memory[probe->memory_count++], pointer_to_pointer, sizeof(void *));
+  struct clora__block *block;
+  TRY(clora__allocate(1, sizeof *block + count * size_bytes, &block));
+  block->next = probe->blocks;
+  probe->blocks = block;
+  void *memory = block->memory;
+  memcpy(pointer_to_pointer, &memory, sizeof memory);
   return CLORA_OK;
 }
 
 clora_status clora__probe_buffer(struct clora__probe *probe, const void *data, size_t bytes,
                                  cl_mem *mem) {
+  CHECK(probe->mem_count < CLORA__PROBE_LIMIT, CLORA_OUT_OF_MEMORY, "a check has %d buffers",
+        CLORA__PROBE_LIMIT);
   TRY(clora__buffer(probe->context, bytes, mem));
   probe->mems[probe->mem_count++] = *mem;
   return data != NULL ? clora__write(probe->context, *mem, 0, data, bytes) : CLORA_OK;
@@ -80,6 +97,18 @@ static bool inside(const clora_matrix *m, size_t at, size_t *n) {
   return i < m->rows && k < m->cols;
 }
 
+clora_status clora__probe_values(const char *name, size_t count, const float *values,
+                                 const double *expected, const double *bound, clora_dtype dtype,
+                                 double *worst) {
+  for (size_t n = 0; n < count; n++) {
+    double error = clora_reference_error(1, &values[n], &expected[n], &bound[n], dtype);
+    CHECK(error <= 1, CLORA_NO_VARIANT, "element %zu of %s is %.9g, should be %.9g within %.3g", n,
+          name, (double)values[n], expected[n], bound[n]);
+    *worst = fmax(*worst, error);
+  }
+  return CLORA_OK;
+}
+
 clora_status clora__probe_compare(struct clora__probe *probe, const char *name,
                                   const clora_matrix *m, const double *expected,
                                   const double *bound, double *worst) {
@@ -97,11 +126,7 @@ clora_status clora__probe_compare(struct clora__probe *probe, const char *name,
     }
     float value;
     clora_unpack(m->dtype, 1, stored, &value);
-    double error = clora_reference_error(1, &value, &expected[n], &bound[n], m->dtype);
-    CHECK(error <= 1, CLORA_NO_VARIANT,
-          "element (%zu, %zu) of %s [%zu, %zu] is %.9g, should be %.9g within %.3g", n / m->cols,
-          n % m->cols, name, m->rows, m->cols, (double)value, expected[n], bound[n]);
-    *worst = fmax(*worst, error);
+    TRY(clora__probe_values(name, 1, &value, &expected[n], &bound[n], m->dtype, worst));
   }
   return CLORA_OK;
 }

@@ -6,14 +6,14 @@
 
 #include "device/launch.h"
 
-#define CLORA__PROBE_LIMIT 32
+#define CLORA__PROBE_LIMIT 32 /* buffers */
 
 struct clora__probe {
   clora_context *context;
   struct clora__chain chain;
-  size_t mem_count, memory_count;
+  size_t mem_count;
   cl_mem mems[CLORA__PROBE_LIMIT];
-  void *memory[CLORA__PROBE_LIMIT];
+  struct clora__block *blocks; /* of memory */
 };
 
 void clora__probe_close(struct clora__probe *probe);
@@ -43,5 +43,10 @@ clora_status clora__probe_end(struct clora__probe *probe, clora_status so_far);
 clora_status clora__probe_compare(struct clora__probe *probe, const char *name,
                                   const clora_matrix *matrix, const double *expected,
                                   const double *bound, double *worst);
+
+/* The same for values on the host. */
+clora_status clora__probe_values(const char *name, size_t count, const float *values,
+                                 const double *expected, const double *bound, clora_dtype dtype,
+                                 double *worst);
 
 #endif
