@@ -7,6 +7,7 @@
 #include "base/dtype.h"
 #include "base/random.h"
 #include "base/reference.h"
+#include "plan/variant.h"
 
 /* ---- running ---- */
 
@@ -81,6 +82,13 @@ const char *const *variants_here(void) {
   static const char *const all[] = {"plain", "cpu", "gpu", "fused", "clblast", NULL};
   static const char *const own[] = {"plain", "cpu", "gpu", "fused", NULL};
   return suite_size() < NORMAL ? own : all;
+}
+
+bool computes(const struct clora__product *product, const char *variant) {
+  for (size_t i = 0; product->variants[i] != NULL; i++) {
+    if (strcmp(product->variants[i]->name, variant) == 0) return true;
+  }
+  return false;
 }
 
 static cl_command_queue make_queue(clora_context *context, cl_command_queue_properties properties) {

@@ -30,6 +30,10 @@ clora_context *context_of(const char *variant);
 /* The variants of the library that are worth running on this device, NULL-terminated. */
 const char *const *variants_here(void);
 
+/* Whether the product's table has a row of that name. */
+struct clora__product;
+bool computes(const struct clora__product *product, const char *variant);
+
 /* What the contexts of context_of() logged last as a warning. */
 const char *last_warning(void);
 void remember_warning(clora_log_level level, const char *message, void *user);

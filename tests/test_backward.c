@@ -5,6 +5,7 @@
 #include "base/reference.h"
 #include "device_test.h"
 #include "doubles.h"
+#include "product/product.h"
 
 static const size_t sizes[] = {1, 3, 7, 17, 33, 64, 129, 1000};
 static const size_t ranks[] = {1, 2, 3, 4, 7, 8, 12, 16, 64, 100, 128, 200, 300};
@@ -277,7 +278,7 @@ static void visit(const unsigned *values, uint64_t seed, void *data) {
 START_TEST(every_variant_covers_all_pairs) {
   if (suite_size() < NORMAL) return; /* the random cases below are the shorter set */
   for (const char *const *variant = variants_here(); *variant != NULL; variant++) {
-    if (strcmp(*variant, "fused") == 0) continue; /* a variant of forward alone */
+    if (!computes(&clora__reduce, *variant)) continue;
     struct tally p = {context_of(*variant), is_clblast(*variant), 0, 0, 0};
     unsigned few[FACTORS];
     memcpy(few, levels, sizeof few);
@@ -295,7 +296,7 @@ START_TEST(random_cases) {
   printf("random cases from seed %llu (CLORA_TEST_SEED)\n", (unsigned long long)seed);
   unsigned limit = suite_size() == TINY ? 12 : suite_size() == SHORT ? 80 : 300;
   for (const char *const *variant = variants_here(); *variant != NULL; variant++) {
-    if (strcmp(*variant, "fused") == 0) continue; /* a variant of forward alone */
+    if (!computes(&clora__reduce, *variant)) continue;
     struct tally p = {context_of(*variant), is_clblast(*variant), 0, 0, 0};
     uint64_t state = seed;
     unsigned count = is_clblast(*variant) ? 20 : counts[suite_size()];

@@ -7,6 +7,7 @@
 #include "base/reference.h"
 #include "device_test.h"
 #include "doubles.h"
+#include "product/product.h"
 
 /* ---- dense layers ---- */
 
@@ -179,7 +180,7 @@ static void visit(const unsigned *values, uint64_t seed, void *data) {
 
 START_TEST(dense_layers_of_every_variant) {
   for (const char *const *variant = variants_here(); *variant != NULL; variant++) {
-    if (strcmp(*variant, "fused") == 0) continue; /* a variant of forward alone */
+    if (!computes(&clora__reduce, *variant)) continue;
     struct tally p = {context_of(*variant), strcmp(*variant, "clblast") == 0, 0, 0, 0};
     unsigned few[FACTORS];
     memcpy(few, levels, sizeof few);
