@@ -7,7 +7,7 @@
 // knob    values     meaning
 // PACK_B  0 1        copy panels of B to f32 first: transposed, or a large rank
 // PACK_T  0 1        copy ROWS x inner of t to f32 first: 16-bit or transposed (A of weight)
-// DEPTH   16 32 ...  the rank that the copies have room for
+// DEPTH   64 128 512 the rank that the copies have room for
 //
 // Private memory: 64 KiB of panels and ROWS * DEPTH * 4 bytes, at most 88 KiB.
 

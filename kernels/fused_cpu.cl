@@ -11,11 +11,9 @@
 // Tiles and knobs are those of tile_cpu.clh, and so are the bits: shrink_cpu and expand_cpu give
 // the same in two launches. A and B are read where they lie.
 //
-// knob   values    meaning
-// DEPTH  16 32 64  the rank that t has room for
-//
 // Private memory: ROWS * DEPTH * 4 bytes, with PACK_X also ROWS * CHUNK * 4: at most 15 KiB.
 
+#define DEPTH 64  // the largest rank, also in src/op/fused.c
 #define PRIVATE_T 1
 #include "rows_cpu.clh"
 #include "tile_cpu.clh"

@@ -91,6 +91,11 @@ bool computes(const struct clora__product *product, const char *variant) {
   return false;
 }
 
+bool is_odd_here(const char *variant) {
+  bool cpu = (clora_context_device(context_of(NULL))->type & CL_DEVICE_TYPE_CPU) != 0;
+  return cpu && strcmp(variant, "gpu") == 0 && suite_size() < FULL;
+}
+
 static cl_command_queue make_queue(clora_context *context, cl_command_queue_properties properties) {
   cl_int code;
   cl_command_queue queue = clCreateCommandQueue(

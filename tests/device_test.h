@@ -34,6 +34,10 @@ const char *const *variants_here(void);
 struct clora__product;
 bool computes(const struct clora__product *product, const char *variant);
 
+/* Whether nobody would choose the variant on this device (`gpu` on a CPU), so that the normal suite
+ * runs a part of its cases there: every kernel is compiled for half a second. */
+bool is_odd_here(const char *variant);
+
 /* What the contexts of context_of() logged last as a warning. */
 const char *last_warning(void);
 void remember_warning(clora_log_level level, const char *message, void *user);

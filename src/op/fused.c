@@ -5,7 +5,7 @@
 #include "kernels.h"
 #include "product/product.h"
 
-#define RANK_LIMIT 64
+#define RANK_LIMIT 64 /* also in kernels/fused_cpu.cl */
 
 /* Above this rank two launches win where many rows share what they pack. */
 #define PACK_RANK 32
@@ -28,14 +28,12 @@ static const char *cpu_yields(const clora_device *device, const struct clora__pr
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
   size_t r = problem->weight.rows;
-  unsigned width = clora__cpu_width(device), depth = 16;
-  while (depth < r) depth *= 2;
+  unsigned width = clora__cpu_width(device);
   clora__knob(knobs, "WIDTH", width);
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, 2));
   clora__knob(knobs, "VECTORS", clora__cpu_vectors(r, width));
   clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
-  clora__knob(knobs, "DEPTH", depth);
   clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }
 

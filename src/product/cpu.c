@@ -22,13 +22,13 @@ static const char rows_rule[] = "as many as registers hold, fewer for few rows";
 static const char groups_rule[] = "8 a compute unit";
 
 const struct clora__choice clora__cpu_shrink_choices[] = {
-    {"ROWS", rows_rule, 5, {1, 4, 6, 8, 12}},
+    {"ROWS", rows_rule, 4, {1, 6, 8, 12}},
     {"groups", groups_rule, 5, {1, 2, 4, 8, 16}},
     {NULL},
 };
 
 const struct clora__choice clora__cpu_choices[] = {
-    {"ROWS", rows_rule, 5, {1, 4, 6, 8, 12}},
+    {"ROWS", rows_rule, 4, {1, 6, 8, 12}},
     {"STREAM", "1 where y is larger than caches, and beta 0", 2, {0, 1}},
     {"groups", groups_rule, 5, {1, 2, 4, 8, 16}},
     {NULL},
@@ -49,7 +49,7 @@ unsigned clora__cpu_vectors(size_t r, unsigned width) {
 }
 
 unsigned clora__cpu_tile_rows(const clora_device *device, size_t rows, unsigned vectors) {
-  if (rows <= 4) return rows == 1 ? 1 : 4;
+  if (rows == 1) return 1;
   if (vectors == 2 && clora__cpu_width(device) == 8) return 6; /* 16 registers hold 6 x 2 sums */
   size_t share = clora__divide_up(rows, clora__max(device->compute_units, 1));
   bool shorter = share <= 16 && clora__round_up(share, 8) < clora__round_up(share, 12);

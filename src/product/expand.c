@@ -25,12 +25,12 @@ static bool packs_t(const struct clora__problem *problem) {
   return problem->in.dtype != CLORA_F32 || problem->in.transposed;
 }
 
-/* Rows of the copies: the rank, rounded up so that few kernels are built. */
+/* Rows of the copies, if there are any: room for the rank, in few sizes, so that few kernels are
+ * built. */
 static unsigned depth_of(const struct clora__problem *problem) {
-  unsigned depth = 16;
-  if (!packs_b(problem) && !packs_t(problem)) return depth;
-  while (depth < problem->in.cols) depth *= 2;
-  return depth;
+  bool copies = packs_b(problem) || packs_t(problem);
+  if (!copies || problem->in.cols <= 64) return 64;
+  return problem->in.cols <= 128 ? 128 : RANK_LIMIT;
 }
 
 static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
