@@ -1,5 +1,6 @@
 /* Truncated singular value decompositions, in f64 (Eckart, Young: no other matrix of the rank is
- * nearer). The one file that names LAPACK.
+ * nearer). The one file that names LAPACK, which is loaded when it is first needed: it brings a
+ * BLAS with threads of its own, which a program that only applies layers should not have in it.
  *
  *   A = Qa Ra,  B^T = Qb Rb,  scale Ra Rb^T = U S V^T  =>  scale A B = (Qa U) S (Qb V)^T
  *
@@ -7,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "lowrank.h"
 
+#include <dlfcn.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -24,6 +26,28 @@
     CHECK(lapack_info == 0, lapack_info > 0 ? CLORA_INVALID_ARGUMENT : CLORA_OUT_OF_MEMORY, \
           "LAPACK: %s gave %d", #call, (int)lapack_info);                                   \
   } while (0)
+
+/* ---- the library ---- */
+
+struct lapack {
+  __typeof__(LAPACKE_dgesdd) *dgesdd;
+  __typeof__(LAPACKE_dgeqrf) *dgeqrf;
+  __typeof__(LAPACKE_dorgqr) *dorgqr;
+};
+
+/* It stays loaded: its threads would outlive it. */
+static clora_status open_lapack(struct lapack *lapack) {
+  void *library = clora__fault() ? NULL : dlopen("liblapacke.so.3", RTLD_NOW | RTLD_LOCAL);
+  CHECK(library != NULL, CLORA_UNSUPPORTED,
+        "this needs LAPACK, and liblapacke.so.3 cannot be loaded: on Debian or Ubuntu, apt-get "
+        "install liblapacke");
+  *(void **)&lapack->dgesdd = dlsym(library, "LAPACKE_dgesdd");
+  *(void **)&lapack->dgeqrf = dlsym(library, "LAPACKE_dgeqrf");
+  *(void **)&lapack->dorgqr = dlsym(library, "LAPACKE_dorgqr");
+  CHECK(lapack->dgesdd != NULL && lapack->dgeqrf != NULL && lapack->dorgqr != NULL,
+        CLORA_UNSUPPORTED, "liblapacke.so.3 has no dgesdd, dgeqrf and dorgqr");
+  return CLORA_OK;
+}
 
 /* ---- how many columns ---- */
 
@@ -87,14 +111,16 @@ static void free_svd(struct svd *svd) {
 
 static clora_status decompose(size_t rows, size_t cols, double *matrix, struct svd *svd) {
   size_t count = clora__min(rows, cols);
+  struct lapack lapack;
   TRY(check_sizes(rows, cols));
+  TRY(open_lapack(&lapack));
   svd->count = count;
   TRY(clora__allocate(rows * count, sizeof(double), &svd->u));
   TRY(clora__allocate(count, sizeof(double), &svd->s));
   TRY(clora__allocate(count * cols, sizeof(double), &svd->vt));
-  LAPACK(LAPACKE_dgesdd(LAPACK_ROW_MAJOR, 'S', (lapack_int)rows, (lapack_int)cols, matrix,
-                        (lapack_int)cols, svd->s, svd->u, (lapack_int)count, svd->vt,
-                        (lapack_int)cols));
+  LAPACK(lapack.dgesdd(LAPACK_ROW_MAJOR, 'S', (lapack_int)rows, (lapack_int)cols, matrix,
+                       (lapack_int)cols, svd->s, svd->u, (lapack_int)count, svd->vt,
+                       (lapack_int)cols));
   return CLORA_OK;
 }
 
@@ -137,7 +163,9 @@ static clora_status factorize(size_t rows, size_t r, const float *values, bool t
   double *work, *tau;
   qr->rows = rows;
   qr->p = clora__min(rows, r);
+  struct lapack lapack;
   TRY(check_sizes(rows, r));
+  TRY(open_lapack(&lapack));
   TRY(clora__allocate(rows * r, sizeof *work, &work));
   clora_status status = clora__allocate(qr->p, sizeof *tau, &tau);
   if (status == CLORA_OK) status = clora__allocate(rows * qr->p, sizeof(double), &qr->q);
@@ -149,14 +177,14 @@ static clora_status factorize(size_t rows, size_t r, const float *values, bool t
         work[i * r + j] = (double)(transposed ? values[j * rows + i] : values[i * r + j]);
       }
     }
-    info = LAPACKE_dgeqrf(LAPACK_ROW_MAJOR, m, n, work, n, tau);
+    info = lapack.dgeqrf(LAPACK_ROW_MAJOR, m, n, work, n, tau);
     for (size_t i = 0; i < qr->p; i++) {
       for (size_t j = i; j < r; j++) qr->r[i * r + j] = work[i * r + j];
     }
     for (size_t i = 0; i < rows; i++) {
       memcpy(qr->q + i * qr->p, work + i * r, qr->p * sizeof(double));
     }
-    if (info == 0) info = LAPACKE_dorgqr(LAPACK_ROW_MAJOR, m, p, p, qr->q, p, tau);
+    if (info == 0) info = lapack.dorgqr(LAPACK_ROW_MAJOR, m, p, p, qr->q, p, tau);
   }
   free(work);
   free(tau);
