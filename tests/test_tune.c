@@ -288,7 +288,8 @@ static struct clora__grid planted_grid(unsigned units, const struct clora__probl
   return clora__plain.grid(units, problem, kernel);
 }
 
-static const struct clora__choice planted_choices[] = {{"REPEAT", "40", 3, {1, 2, 40}}, {NULL}};
+static const struct clora__choice planted_choices[] = {{"REPEAT", "40", 3, {1, 2, 40}},
+                                                       {.knob = NULL}};
 
 static const struct clora__variant planted = {.name = "planted",
                                               .source = planted_source,

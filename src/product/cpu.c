@@ -24,14 +24,14 @@ static const char groups_rule[] = "8 a compute unit";
 const struct clora__choice clora__cpu_shrink_choices[] = {
     {"ROWS", rows_rule, 4, {1, 6, 8, 12}},
     {"groups", groups_rule, 5, {1, 2, 4, 8, 16}},
-    {NULL},
+    {.knob = NULL},
 };
 
 const struct clora__choice clora__cpu_choices[] = {
     {"ROWS", rows_rule, 4, {1, 6, 8, 12}},
     {"STREAM", "1 where y is larger than caches, and beta 0", 2, {0, 1}},
     {"groups", groups_rule, 5, {1, 2, 4, 8, 16}},
-    {NULL},
+    {.knob = NULL},
 };
 
 const char *clora__cpu_misfit(const clora_device *device) {

@@ -41,7 +41,7 @@ static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *
 
 static const struct clora__choice choices[] = {
     {"groups", "8 a compute unit", 5, {1, 2, 4, 8, 16}},
-    {NULL},
+    {.knob = NULL},
 };
 
 const struct clora__variant clora__gemm_cpu = {
