@@ -96,6 +96,13 @@ bool is_odd_here(const char *variant) {
   return cpu && strcmp(variant, "gpu") == 0 && suite_size() < FULL;
 }
 
+bool is_refused_here(const char *variant) {
+  bool of_cpu = strcmp(variant, "cpu") == 0 || strcmp(variant, "fused") == 0;
+  if (!of_cpu || getenv("CLORA_TEST_MAY_REFUSE") == NULL) return false;
+  printf("skipped: %s, which the gate refuses here\n", variant);
+  return true;
+}
+
 static cl_command_queue make_queue(clora_context *context, cl_command_queue_properties properties) {
   cl_int code;
   cl_command_queue queue = clCreateCommandQueue(

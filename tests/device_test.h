@@ -38,6 +38,9 @@ bool computes(const struct clora__product *product, const char *variant);
  * runs a part of its cases there: every kernel is compiled for half a second. */
 bool is_odd_here(const char *variant);
 
+/* Whether the gate is known to refuse the variant's kernels on this driver; prints that. */
+bool is_refused_here(const char *variant);
+
 /* What the contexts of context_of() logged last as a warning. */
 const char *last_warning(void);
 void remember_warning(clora_log_level level, const char *message, void *user);
