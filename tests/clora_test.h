@@ -36,6 +36,13 @@ static inline int run_cases(const char *name, const TTest *const *cases, size_t 
   return failed > 0;
 }
 
+/* As ck_assert_msg, for what is asserted of every element or byte: Check writes a record into a
+ * file for each assertion, those that hold included. */
+#define ck_each_msg(expression, ...)              \
+  do {                                            \
+    if (!(expression)) ck_abort_msg(__VA_ARGS__); \
+  } while (0)
+
 /* The call succeeds, or the test fails with the library's own words. */
 #define ck_ok(call)                                                                               \
   do {                                                                                            \

@@ -180,8 +180,8 @@ float *guarded_read(clora_context *context, const struct guarded *g) {
     memcpy(after + at, g->before + at, size); /* what is left must be untouched */
   }
   for (size_t i = 0; i < g->bytes; i++) {
-    ck_assert_msg(after[i] == g->before[i], "byte %zu of %zu outside the matrix was written", i,
-                  g->bytes);
+    ck_each_msg(after[i] == g->before[i], "byte %zu of %zu outside the matrix was written", i,
+                g->bytes);
   }
   free(after);
   return values;
@@ -224,8 +224,8 @@ static double compare(const char *what, const float *values, const double *expec
   double error = clora_reference_error(rows * cols, values, expected, bound, dtype);
   for (size_t i = 0; error > 1 && i < rows * cols; i++) {
     double one = clora_reference_error(1, &values[i], &expected[i], &bound[i], dtype);
-    ck_assert_msg(one <= 1, "%s: %s[%zu,%zu] is %.9g, not %.9g within %.3g", words, what, i / cols,
-                  i % cols, (double)values[i], expected[i], bound[i]);
+    ck_each_msg(one <= 1, "%s: %s[%zu,%zu] is %.9g, not %.9g within %.3g", words, what, i / cols,
+                i % cols, (double)values[i], expected[i], bound[i]);
   }
   return error;
 }

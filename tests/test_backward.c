@@ -196,8 +196,8 @@ static double compare(struct call *q, const char *name, struct operand *m, bool 
   for (size_t n = 0; wanted && n < m->count; n++) {
     double error =
         clora_reference_error(1, &values[n], &g->values[n], &g->bound[n], m->buffer.matrix.dtype);
-    ck_assert_msg(error <= 1, "%s: %s[%zu] is %.9g, not %.9g within %.3g", q->words, name, n,
-                  (double)values[n], g->values[n], g->bound[n]);
+    ck_each_msg(error <= 1, "%s: %s[%zu] is %.9g, not %.9g within %.3g", q->words, name, n,
+                (double)values[n], g->values[n], g->bound[n]);
     worst = fmax(worst, error);
   }
   free(values);

@@ -57,9 +57,9 @@ static float *forward(struct bench *b, size_t rows) {
 static void check_equal(const char *what, const float *values, const float *expected, size_t count,
                         size_t cols) {
   for (size_t i = 0; i < count; i++) {
-    ck_assert_msg(memcmp(&values[i], &expected[i], sizeof *values) == 0,
-                  "%s: element (%zu, %zu) is %a, otherwise %a", what, i / cols, i % cols,
-                  (double)values[i], (double)expected[i]);
+    ck_each_msg(memcmp(&values[i], &expected[i], sizeof *values) == 0,
+                "%s: element (%zu, %zu) is %a, otherwise %a", what, i / cols, i % cols,
+                (double)values[i], (double)expected[i]);
   }
 }
 

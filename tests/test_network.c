@@ -41,8 +41,8 @@ static double compare(clora_context *context, const char *words, const struct gu
   double worst = 0;
   for (size_t n = 0; n < g->matrix.rows * g->matrix.cols; n++) {
     double error = clora_reference_error(1, &values[n], &expected[n], &bound[n], g->matrix.dtype);
-    ck_assert_msg(error <= 1, "%s: element %zu is %.9g, not %.9g within %.3g", words, n,
-                  (double)values[n], expected[n], bound[n]);
+    ck_each_msg(error <= 1, "%s: element %zu is %.9g, not %.9g within %.3g", words, n,
+                (double)values[n], expected[n], bound[n]);
     worst = fmax(worst, error);
   }
   free(values);
