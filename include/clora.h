@@ -724,6 +724,14 @@ typedef struct clora_base clora_base;
 CLORA_API clora_status clora_base_open(const char *const *paths, size_t count, clora_base **base);
 CLORA_API void clora_base_close(clora_base *base);
 
+/* The values of the tensor with exactly this name, rounded to f32; release with clora_array_free().
+ * CLORA_INVALID_ARGUMENT when the base has none. *array is untouched after a failure. */
+CLORA_API clora_status clora_base_read(const clora_base *base, const char *name,
+                                       clora_array *array);
+
+/* Whether the base has a tensor of exactly this name. */
+CLORA_API bool clora_base_has(const clora_base *base, const char *name);
+
 typedef enum clora_match_kind {
   CLORA_APPLIED, /* the base has its tensor, and it fits */
   CLORA_UNUSED,  /* the base has no such tensor, or several */
@@ -943,6 +951,37 @@ typedef struct clora_optimizer_report {
  * must have finished. */
 CLORA_API clora_status clora_optimizer_read(const clora_optimizer *optimizer,
                                             clora_optimizer_report *report);
+
+/* Write the optimizer's state (moments, masters, numbers of steps) as a safetensors file, complete
+ * or not at all, and read it into an optimizer of the same kind and parameters: with the
+ * parameters' own values the next steps are then the same, bit for bit. Blocking, as
+ * clora_optimizer_read(). load: the error names the tensor, and nothing has changed unless it is
+ * CLORA_OPENCL_FAILURE. */
+CLORA_API clora_status clora_optimizer_save(const clora_optimizer *optimizer, const char *path);
+CLORA_API clora_status clora_optimizer_load(clora_optimizer *optimizer, const char *path);
+
+/* A checkpoint is a folder step-000100 with the adapter as PEFT's two files (which load as any
+ * adapter), optimizer.safetensors, state.json, and DONE, an empty file. */
+typedef struct clora_checkpoint {
+  uint64_t step;
+  const clora_adapter *adapter;
+  const clora_optimizer *optimizer;
+  const char *state; /* the caller's text: where it is in its data, and what it was asked to do */
+} clora_checkpoint;
+
+/* Writes a checkpoint into `folder`, which is made if need be: aside, synced and renamed, so that
+ * it is there whole or not at all, whenever the process ends. Blocking. An error when it is there.
+ */
+CLORA_API clora_status clora_checkpoint_save(const char *folder,
+                                             const clora_checkpoint *checkpoint);
+
+/* The newest complete checkpoint of a folder, which need not exist. */
+CLORA_API clora_status clora_checkpoint_find(const char *folder, uint64_t *step, bool *found);
+
+/* Removes the checkpoints of a folder but the newest `keep` (at least 1), those that are not
+ * complete, and what writers of checkpoints and adapters left there when they were killed. Nobody
+ * else may be writing there. */
+CLORA_API clora_status clora_checkpoint_clean(const char *folder, size_t keep);
 
 /* How the rate of a step changes. It rises linearly from 0 over warmup_steps; then it stays, or
  * falls to 0 at total_steps on a line or on half a cosine (Loshchilov and Hutter, arXiv

@@ -32,6 +32,29 @@ void clora_base_close(clora_base *base) {
   free(base);
 }
 
+bool clora_base_has(const clora_base *base, const char *name) {
+  return base != NULL && name != NULL && clora__base_find(&base->files, name) != NULL;
+}
+
+clora_status clora_base_read(const clora_base *base, const char *name, clora_array *array) {
+  CHECK(base != NULL && name != NULL && array != NULL, CLORA_INVALID_ARGUMENT,
+        "base, name or array is NULL");
+  const struct clora__base_tensor *found = clora__base_find(&base->files, name);
+  CHECK(found != NULL, CLORA_INVALID_ARGUMENT, "the base has no tensor \"%s\"", QUOTE(name));
+  const struct clora__tensor *tensor = found->tensor;
+  clora_array read = {.rank = tensor->rank, .count = tensor->count};
+  memcpy(read.shape, tensor->shape, tensor->rank * sizeof *read.shape);
+  TRY(clora__allocate(read.count, sizeof *read.values, &read.values));
+  clora_status status =
+      clora__safetensors_read(&base->files.shards[found->shard], tensor, read.values);
+  if (status == CLORA_OK) {
+    *array = read;
+  } else {
+    clora_array_free(&read);
+  }
+  return status;
+}
+
 clora_status clora_base_match(const clora_base *base, const clora_adapter *adapter, size_t index,
                               clora_match *match) {
   CHECK(base != NULL && adapter != NULL && match != NULL, CLORA_INVALID_ARGUMENT,

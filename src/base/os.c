@@ -225,8 +225,10 @@ clora_status clora__output_folder_commit(struct clora__output_folder *folder) {
   return status;
 }
 
-static void remove_folder(const char *path) {
+/* `first`, when not NULL, is the file that goes first. */
+static void remove_folder(const char *path, const char *first) {
   DIR *entries = opendir(path);
+  if (entries != NULL && first != NULL) unlinkat(dirfd(entries), first, 0);
   for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
     if (entry->d_name[0] != '.') unlinkat(dirfd(entries), entry->d_name, 0);
   }
@@ -235,10 +237,36 @@ static void remove_folder(const char *path) {
 }
 
 void clora__output_folder_discard(struct clora__output_folder *folder) {
-  if (folder->temporary != NULL && folder->temporary[0] != '\0') remove_folder(folder->temporary);
+  if (folder->temporary != NULL && folder->temporary[0] != '\0')
+    remove_folder(folder->temporary, NULL);
   free(folder->temporary);
   free(folder->path);
   *folder = (struct clora__output_folder){0};
+}
+
+clora_status clora__remove(const char *path, const char *first) {
+  if (clora__is_directory(path)) {
+    remove_folder(path, first);
+  } else {
+    unlink(path);
+  }
+  struct stat about;
+  bool gone = !clora__fault() && lstat(path, &about) != 0;
+  FILE_CHECK(gone, path, "cannot be removed");
+  return CLORA_OK;
+}
+
+clora_status clora__directory_each(const char *path,
+                                   clora_status (*visit)(const char *name, void *user),
+                                   void *user) {
+  DIR *entries = clora__fault() ? NULL : opendir(path);
+  FILE_CHECK(entries != NULL, path, "cannot list the directory");
+  clora_status status = CLORA_OK;
+  for (struct dirent *entry; status == CLORA_OK && (entry = readdir(entries)) != NULL;) {
+    if (entry->d_name[0] != '.') status = visit(entry->d_name, user);
+  }
+  closedir(entries);
+  return status;
 }
 
 bool clora__is_same_file(const char *one, const char *other) {
@@ -262,6 +290,11 @@ clora_status clora__join(const char *folder, const char *name, char **path) {
   TRY(clora__allocate(size, 1, path));
   snprintf(*path, size, "%s/%s", folder, name);
   return CLORA_OK;
+}
+
+bool clora__is_file(const char *path) {
+  struct stat about;
+  return stat(path, &about) == 0 && S_ISREG(about.st_mode);
 }
 
 bool clora__is_directory(const char *path) {

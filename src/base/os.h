@@ -66,10 +66,20 @@ clora_status clora__directory(const char *path);
 /* Removes a directory if it is empty. */
 void clora__directory_remove(const char *path);
 
+/* Removes a file, or a folder and its files, of them `first` (which may be NULL) before the others:
+ * the one that says that the folder is complete. */
+clora_status clora__remove(const char *path, const char *first);
+
+/* Calls visit with every name in a directory that does not begin with a dot, in no order, until one
+ * fails. It may remove what it is called with. */
+clora_status clora__directory_each(const char *path,
+                                   clora_status (*visit)(const char *name, void *user), void *user);
+
 /* "folder/name" in new memory; free() releases it. */
 clora_status clora__join(const char *folder, const char *name, char **path);
 
-/* Whether the path is a directory. */
+/* Whether the path is a regular file, or a directory. */
+bool clora__is_file(const char *path);
 bool clora__is_directory(const char *path);
 
 long clora__process(void);
