@@ -3,65 +3,9 @@
 # there is no OpenCL device.
 #   test_cli.sh CLORA DATA_DIR
 # SPDX-License-Identifier: Apache-2.0
-set -uo pipefail
-clora=$1 data=$2
+source "$(dirname "${BASH_SOURCE[0]}")/cli_test.sh"
+data=$2
 real=$data/minilm-lora
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export CLORA_CACHE=$work/store
-cd "$work" || exit 1
-failures=0
-
-fail() {
-  echo "FAILED: $*"
-  sed 's/^/    out: /' out
-  sed 's/^/    err: /' err
-  failures=$((failures + 1))
-}
-
-# expect CODE ARGUMENTS...: runs the tool; its output is left in the files out and err.
-expect() {
-  local code=$1 got
-  shift
-  "$clora" "$@" >out 2>err
-  got=$?
-  called=$*
-  [ "$got" = "$code" ] || fail "clora $* gave $got, not $code"
-}
-
-# says FILE PATTERN...: the file holds a line of each pattern.
-says() {
-  local file=$1 pattern
-  shift
-  for pattern in "$@"; do
-    grep -qE -e "$pattern" "$file" || fail "clora $called: $file does not say $pattern"
-  done
-}
-
-says_nothing() {
-  [ ! -s "$1" ] || fail "clora $called: $1 is not empty"
-}
-
-# One object from the first to the last line, with the keys; and the quotes are pairs.
-is_json() {
-  local key
-  [ "$(head -n 1 out)" = "{" ] && [ "$(tail -n 1 out)" = "}" ] || fail "clora $called: not JSON"
-  [ $(($(tr -cd '"' <out | wc -c) % 2)) = 0 ] || fail "clora $called: a quote is open"
-  for key in "$@"; do says out "\"$key\": "; done
-}
-
-absent() {
-  [ ! -e "$1" ] || fail "clora $called: left $1 behind"
-}
-
-# npy FILE SHAPE [VALUE...]: an array of f32, each value as the eight hexadecimal digits of its bytes.
-npy() {
-  local file=$1 header
-  header="{'descr': '<f4', 'fortran_order': False, 'shape': $2, }"
-  shift 2
-  printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "$header" >"$file"
-  for value in "$@"; do printf "$(sed 's/../\\x&/g' <<<"$value")" >>"$file"; done
-}
 
 one=0000803f zero=00000000
 
@@ -73,7 +17,7 @@ expect 0 -h
 says out '^Usage: clora COMMAND'
 expect 0 --version
 says out '^clora [0-9]+\.[0-9]+\.[0-9]+$'
-for command in combine convert devices explain extract init inspect match merge resize run tune verify weight; do
+for command in combine convert devices explain extract init inspect match merge resize run train tune verify weight; do
   expect 0 help $command
   says out "^Usage: clora $command" '^Options:' '^Examples:' "^  clora $command" '  --json '
   cp out by_help

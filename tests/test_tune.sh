@@ -3,39 +3,7 @@
 # Skipped (77) where there is no OpenCL device.
 #   test_tune.sh CLORA
 # SPDX-License-Identifier: Apache-2.0
-set -uo pipefail
-clora=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export CLORA_CACHE=$work/store
-cd "$work" || exit 1
-failures=0
-
-fail() {
-  echo "FAILED: $*"
-  sed 's/^/    out: /' out
-  sed 's/^/    err: /' err
-  failures=$((failures + 1))
-}
-
-# expect CODE ARGUMENTS...: runs the tool; its output is left in the files out and err.
-expect() {
-  local code=$1 got
-  shift
-  "$clora" "$@" >out 2>err
-  got=$?
-  called=$*
-  [ "$got" = "$code" ] || fail "clora $* gave $got, not $code"
-}
-
-# says FILE PATTERN...: the file holds a line of each pattern.
-says() {
-  local file=$1 pattern
-  shift
-  for pattern in "$@"; do
-    grep -qE -e "$pattern" "$file" || fail "clora $called: $file does not say $pattern"
-  done
-}
+source "$(dirname "${BASH_SOURCE[0]}")/cli_test.sh"
 
 # ---- without a device ----
 

@@ -24,6 +24,7 @@ static const struct command {
     {"merge", "write a base model with an adapter merged in", run_merge},
     {"resize", "write an adapter with another rank", run_resize},
     {"run", "apply a layer to an array", run_forward},
+    {"train", "train a layer, alone or over a frozen base", run_train},
     {"tune", "measure which knobs are fast on a device, and keep them", run_tune},
     {"verify", "check every variant against the float64 reference", run_verify},
     {"weight", "write a layer's weight scale A B", run_weight},

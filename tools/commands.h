@@ -13,6 +13,7 @@ int run_inspect(int argc, char **argv);
 int run_match(int argc, char **argv);
 int run_merge(int argc, char **argv);
 int run_forward(int argc, char **argv); /* clora run */
+int run_train(int argc, char **argv);
 int run_tune(int argc, char **argv);
 int run_resize(int argc, char **argv);
 int run_verify(int argc, char **argv);

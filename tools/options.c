@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_OPTIONS 24
+#define MOST_OPTIONS 40
 #define LONG_VALUE 256 /* above every letter: what getopt_long() gives for option 0 */
 
 /* Every option of one command: its own, and the common ones behind them. */
@@ -146,12 +146,34 @@ static void write_expected(const struct tool_option *option, char *text, size_t 
   }
 }
 
-static int read_value(struct tool *tool, const struct tool_option *option, const char *text) {
+int tool_option_read(struct tool *tool, const struct tool_option *option, const char *text) {
   if (readers[option->kind](option, text)) return TOOL_OK;
   char expected[256];
   write_expected(option, expected, sizeof expected);
   return tool_fail(tool, TOOL_USAGE, "%s%s is \"%s\", not %s", dash(option), option->name, text,
                    expected);
+}
+
+bool tool_option_text(const struct tool_option *option, char *text, size_t size) {
+  switch (option->kind) {
+    case TOOL_SWITCH:
+      snprintf(text, size, "yes");
+      return *(const bool *)option->to;
+    case TOOL_TEXT:
+      if (*(const char **)option->to == NULL) return false;
+      snprintf(text, size, "%s", *(const char **)option->to);
+      return true;
+    case TOOL_NUMBER:
+      snprintf(text, size, "%" PRIu64, *(const uint64_t *)option->to);
+      return true;
+    case TOOL_REAL:
+      snprintf(text, size, "%.17g", *(const double *)option->to);
+      return true;
+    case TOOL_CHOICE:
+      snprintf(text, size, "%s", option->choice(*(const size_t *)option->to));
+      return true;
+  }
+  return false;
 }
 
 /* ---- the command line ---- */
@@ -258,8 +280,9 @@ static int read_arguments(struct tool *tool, const struct tool_usage *usage,
       continue;
     }
     size_t index = find_option(list, result);
-    TOOL_TRY(read_value(tool, &list->options[index], optarg));
+    TOOL_TRY(tool_option_read(tool, &list->options[index], optarg));
     list->given[index] = true;
+    if (index < usage->option_count) tool->given |= (uint64_t)1 << index;
     if (list->wants_help) return TOOL_OK;
   }
   for (; optind < argc; optind++) TOOL_TRY(read_operand(tool, usage, argv[optind]));

@@ -81,13 +81,13 @@ int tool_fail_opencl(struct tool *tool, const char *what, cl_int code) {
   return tool_fail(tool, TOOL_FAILURE, "%s: OpenCL error %d", what, (int)code);
 }
 
-static bool is_terminal(void) {
+bool tool_is_terminal(void) {
   const char *terminal = getenv("TERM");
   return isatty(STDERR_FILENO) && terminal != NULL && strcmp(terminal, "dumb") != 0;
 }
 
 void tool_progress(struct tool *tool, const char *format, ...) {
-  if (!is_terminal()) return;
+  if (!tool_is_terminal()) return;
   tool_end_progress(tool);
   char text[80]; /* a longer line would wrap and could not be taken back */
   va_list arguments;

@@ -29,6 +29,7 @@ struct tool {
   bool json, verbose;
   const char *device;      /* a selector, or NULL: the best device */
   clora_load_options load; /* how adapters are loaded */
+  uint64_t given;          /* bit n: option n of the command's own table was given */
   int exit_code;           /* of a call that ends with the options, see tool_parse() */
   bool shows_progress;     /* a progress line stands on stderr */
 };
@@ -99,6 +100,10 @@ struct tool_usage {
 
 #define TOOL_LARGEST_DIMENSION 2147483647 /* what an int of a kernel can count */
 
+/* Reads the text as the option's value; and the other way round, false when there is none. */
+int tool_option_read(struct tool *tool, const struct tool_option *option, const char *text);
+bool tool_option_text(const struct tool_option *option, char *text, size_t size);
+
 /* Choices: the dtypes, and the variants, of which SIZE_MAX is none. */
 const char *tool_dtype_choice(size_t index);
 const char *tool_variant_choice(size_t index);
@@ -124,6 +129,9 @@ __attribute__((format(printf, 3, 4))) int tool_fail(struct tool *tool, int code,
                                                     ...);
 int tool_fail_status(struct tool *tool, clora_status status);
 int tool_fail_opencl(struct tool *tool, const char *what, cl_int code);
+
+/* Whether stderr can show a line that is replaced. */
+bool tool_is_terminal(void);
 
 /* A line on stderr that the next output replaces; nothing unless stderr is a terminal. */
 __attribute__((format(printf, 2, 3))) void tool_progress(struct tool *tool, const char *format,

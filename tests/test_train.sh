@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# clora train: what it learns, going on from a checkpoint, interrupts, kills, a full disk, and what
+# it refuses. Skipped (77) where there is no OpenCL device.
+#   test_train.sh CLORA DATA_DIR TORTURE
+# SPDX-License-Identifier: Apache-2.0
+source "$(dirname "${BASH_SOURCE[0]}")/cli_test.sh"
+data=$2/minilm-lora torture=$3
+layer=encoder.layer.5.attention.self.query
+base=$2/training/real/base.safetensors
+x=$data/activations/x.$layer.npy y=$2/training/real/output.npy
+small=encoder.layer.0.attention.self.query
+small=(-x "$data/activations/x.$small.npy" -y "$data/activations/delta.$small.npy")
+one=0000803f nan=0000c07f infinite=0000807f
+
+# ---- without a device ----
+
+expect 2 train
+says err '^clora train: -x is missing'
+expect 2 train -x x.npy
+says err '-y is missing'
+expect 2 train -x x.npy -y y.npy
+says err '--output is missing'
+# refuses TEXT OPTION...: a usage error that says so.
+refuses() {
+  local text=$1
+  shift
+  expect 2 train -x x.npy -y y.npy -o run "$@"
+  says err "$text"
+  absent run
+}
+for option in --rank --steps --batch --keep --checkpoint-every; do
+  refuses "$option is \"0\", not a whole number from 1" $option 0
+done
+refuses '--optimizer is "adam", not one of adamw, sgd' --optimizer adam
+refuses '--schedule is "step", not one of constant, linear, cosine' --schedule step
+refuses '--alpha is 0; it must be another number' --alpha 0
+refuses '--lr is 0; it must be above 0' --lr 0
+refuses '--lr is "nan", not a finite number' --lr nan
+refuses '--loraplus-lr-ratio is -1; it must be above 0' --loraplus-lr-ratio -1
+refuses '--momentum is 1; it must be at least 0 and below 1' --momentum 1
+refuses '--momentum is 0.9; adamw has its own' --momentum 0.9
+refuses '--weight-decay is -1; it must be at least 0' --weight-decay -1
+refuses '--clip is -1; it must be at least 0' --clip -1
+refuses '--dropout is 1; it must be at least 0 and below 1' --dropout 1
+refuses '--validation is 1; it must be at least 0 and below 1' --validation 1
+refuses '--patience is 3, and --validation is missing' --patience 3
+refuses '--warmup is 20, --steps 10' --warmup 20 --steps 10
+refuses '--transpose is for a --base of .npy' --transpose
+refuses '--layer is missing: which one of base.safetensors' --base base.safetensors
+expect 2 train --resume run --lr 1
+says err '--lr is given; --resume takes it from run'
+expect 1 train --resume run
+says err 'run: there is no complete checkpoint'
+
+npy x.npy '(2, 2)' $one $one $one $one
+npy y3.npy '(3, 1)' $one $one $one
+npy y.npy '(2, 1)' $one $one
+npy flat.npy '(2,)' $one $one
+npy nan.npy '(2, 2)' $one $one $nan $one
+npy infinite.npy '(2, 1)' $one $infinite
+npy w.npy '(1, 2)' $one $one
+expect 1 train -x x.npy -y y3.npy -o run
+says err 'x.npy has 2 rows, .*y3.npy has 3'
+expect 1 train -x flat.npy -y y.npy -o run
+says err 'flat.npy has the shape \[2\]; rows of values are expected'
+expect 1 train -x nan.npy -y y.npy -o run
+says err 'nan.npy: row 1, column 0 is -?nan'
+expect 1 train -x x.npy -y infinite.npy -o run
+says err 'infinite.npy: row 1, column 0 is inf'
+expect 1 train -x missing.npy -y y.npy -o run
+says err 'missing.npy'
+expect 2 train -x x.npy -y y.npy --validation 0.1 -o run
+says err '--validation 0.1 of 2 rows holds out none'
+OCL_ICD_VENDORS=/nonexistent expect 3 train -x x.npy -y y.npy -o run
+absent run
+
+if ! "$clora" devices >out 2>err; then
+  [ $failures = 0 ] || exit 1
+  echo "skipped the rest: no OpenCL device here"
+  exit 77
+fi
+
+expect 1 train -x x.npy -y y.npy --base w.npy -o run
+says err 'w.npy: W has the shape \[1, 2\]; .* it is \[2, 1\]'
+expect 1 train -x x.npy -y y.npy --base "$base" --layer no -o run
+says err 'the base has no tensor "no.weight"'
+expect 1 train -x x.npy -y y.npy -o none/run
+says err 'none/run: cannot make the folder'
+absent run
+
+# ---- what it learns: the difference between a real layer and its tuned outputs ----
+
+expect 0 train -x "$x" -y "$y" --base "$base" --layer $layer --rank 8 --lr 0.01 \
+  --loraplus-lr-ratio 4 --schedule cosine --steps 2000 --checkpoint-every 500 --validation 0.1 \
+  --learn-alpha --verify -o real
+says out "^layer +$layer, 384 -> 384, r 8, alpha 8, learned$" '^trained +6145 of 153985 parameters' \
+  '^verify +gradients agree' '^memory ' '^data +934 rows to learn from, 103 held out, 64 a step$' \
+  '^step 2000/2000  loss ' '^done ' '^best +validation ' '^wrote +real '
+says_nothing err
+# before it learned anything the loss is the mean square of the difference, far above this
+best=$(sed -n 's/^best *validation \([0-9.e-]*\) at.*/\1/p' out)
+start=$(sed -n '2s/^1,\([^,]*\),.*/\1/p' real/metrics.csv)
+awk "BEGIN { exit !($best < $start / 10000) }" || fail "learned $best only, from $start"
+expect 0 inspect real
+says out "^$layer +384 +384 +8 "
+expect 0 match real "$base"
+says out '^1 applied, 0 unused, 0 misfit$'
+[ "$(wc -l <real/metrics.csv)" = 2001 ] || fail "metrics.csv has $(wc -l <real/metrics.csv) lines"
+head -n 1 real/metrics.csv | grep -q '^step,loss,rate,gradient_norm,skipped,validation,seconds$' ||
+  fail "the columns of metrics.csv"
+grep -q '<polyline class="loss" points="[0-9]' real/loss.svg || fail "loss.svg has no line"
+grep -q '</svg>' real/loss.svg || fail "loss.svg does not end"
+expect 1 train -x "$x" -y "$y" -o real
+says err 'real holds a training of 2000 steps; --resume real goes on'
+
+# ---- N steps = k, and N - k after that ----
+
+some=("${small[@]}" --dropout 0.1 --learn-alpha --validation 0.1 --schedule linear --warmup 3)
+expect 0 train "${some[@]}" --steps 21 --checkpoint-every 6 --keep 9 -o whole
+cp -r whole part
+rm -r part/step-000012 part/step-000018 part/step-000021
+expect 0 train --resume part
+says out '^steps +21, of which 6 are done'
+says_nothing err
+for file in adapter_model.safetensors adapter_config.json step-000021/optimizer.safetensors \
+  step-000021/adapter_model.safetensors step-000021/state.json; do
+  cmp -s whole/$file part/$file || fail "$file differs after --resume"
+done
+cmp -s <(cut -d , -f 1-6 whole/metrics.csv) <(cut -d , -f 1-6 part/metrics.csv) ||
+  fail "metrics.csv differs after --resume"
+rm part/step-000021/DONE # as if it were not complete
+mkdir part/step-000024.0a1b2c
+expect 0 train --resume part --steps 30 --json
+is_json output steps loss validation ended
+[ -e part/step-000024/DONE ] && [ -e part/step-000030/DONE ] || fail "the steps after 21"
+absent part/step-000024.0a1b2c
+sed -i 's/"driver": "/"driver": "older /' whole/step-000021/state.json
+expect 0 train --resume whole --steps 22
+says err 'warning: its driver was "older '
+sed -i 's/"data": "./"data": "x/' whole/step-000022/state.json
+expect 1 train --resume whole --steps 23
+says err 'has other values than when whole was written'
+
+# ---- the end before the last step ----
+
+expect 0 train "${small[@]}" --validation 0.2 --patience 2 --checkpoint-every 2 --lr 1e-30 \
+  --steps 1000 -o early
+says out '^early +[0-9]+ steps'
+expect 1 train "${small[@]}" --lr 1e30 --clip 0 --checkpoint-every 1 --steps 9 -o diverged
+says err 'the loss is (inf|-?nan); the first tensor that is not finite is (A|B|scale|t|y)$|is not finite'
+compgen -G 'diverged/step-*/DONE' >/dev/null || fail "no good checkpoint is kept"
+
+"$clora" train "${small[@]}" --steps 100000000 -o stopped >out 2>err &
+training=$! called='train, interrupted'
+until [ -e stopped/metrics.csv ]; do sleep 0.05; done
+sleep 0.3
+kill -TERM $training # a shell starts background jobs with SIGINT ignored
+wait $training
+[ $? = 143 ] || fail "interrupted, it did not give 143"
+says err '^clora train: stopped; go on with: clora train --resume stopped$'
+says out '^stopped +[0-9]+ steps'
+done_steps=$(sed -n 's/^stopped  *\([0-9]*\) steps.*/\1/p' out)
+[ -e "stopped/step-$(printf %06d "$done_steps")/DONE" ] || fail "the last step has no checkpoint"
+expect 0 train --resume stopped --steps $((done_steps + 3))
+
+# ---- a full disk: a limit on a file's size stands for it ----
+
+# Drivers write files too, smaller ones than this state of the optimizer.
+expect 0 train "${small[@]}" --rank 1000 --steps 5 --checkpoint-every 5 -o full
+before=$(cd full && find step-* -type f -exec sha256sum {} + | sort)
+(ulimit -f 4000 && exec "$clora" train --resume full --steps 9) >out 2>err
+[ $? = 1 ] || fail "a full disk is not exit 1"
+says err 'optimizer.safetensors: cannot write: File too large'
+after=$(cd full && find step-* -type f -exec sha256sum {} + | sort)
+[ "$before" = "$after" ] || fail "a full disk changed a checkpoint"
+compgen -G 'full/step-*.*' && fail "a full disk left an unfinished checkpoint"
+expect 0 train --resume full --steps 9
+
+# ---- kill -9 ----
+
+called='torture kill 5'
+CLORA=$clora "$torture" kill 5 >out 2>err || fail "it does not survive"
+says out '^killed 5 times'
+
+[ $failures = 0 ] && echo "it learns, and goes on"
+[ $failures = 0 ]
