@@ -712,6 +712,27 @@ CLORA_API clora_status clora_adapter_extract(clora_adapter *adapter, const char 
                                              const clora_rank_options *options,
                                              clora_rank_report *report);
 
+/* A dense matrix as the product of two thin ones: its truncated singular value decomposition, whose
+ * first n columns of A and rows of B are its nearest of rank n, for every n up to r. */
+typedef struct clora_compressed {
+  size_t d_in, d_out, r;
+  float *a, *b;   /* A [d_in, r] and B [r, d_out], dense */
+  double *errors; /* [r + 1]: the Frobenius norm of w - A B cut at rank n; [0]: of w */
+} clora_compressed;
+
+/* Finds the nearest A B to w [d_in, d_out], dense host memory, by subspace iteration (Halko,
+ * Martinsson, Tropp, arXiv 0909.4061): the products with w on the device, in f32, and LAPACK for
+ * the QR and the SVD of what is r and a few columns wide. The error is within a few 1e-5 of the
+ * best possible, and is measured: w - A B is formed on the device. What an error given in the
+ * options cannot be reached with gets as many columns as w has. Blocking, on the context's private
+ * queue. Memory: on the device w and 1.25 r (d_in + d_out) values, on the host about three times
+ * that. Values must be finite. *compressed is empty after a failure; clora_compressed_free()
+ * releases it, and empties it. */
+CLORA_API clora_status clora_compress(clora_context *context, size_t d_in, size_t d_out,
+                                      const float *w, const clora_rank_options *options,
+                                      clora_compressed *compressed);
+CLORA_API void clora_compressed_free(clora_compressed *compressed);
+
 /* ---- 9 bases -----------------------------------------------------------------------------------
  *
  * A base is a model's safetensors files. Of them only headers are read until something is merged.
@@ -724,9 +745,10 @@ typedef struct clora_base clora_base;
 CLORA_API clora_status clora_base_open(const char *const *paths, size_t count, clora_base **base);
 CLORA_API void clora_base_close(clora_base *base);
 
-/* The values of the tensor with exactly this name, rounded to f32; release with clora_array_free().
- * CLORA_INVALID_ARGUMENT when the base has none. *array is untouched after a failure. */
-CLORA_API clora_status clora_base_read(const clora_base *base, const char *name,
+/* Reads one tensor (F32, F16, BF16 or F64) as f32, in the shape that the file gives it: PyTorch
+ * keeps the W of a linear layer as [d_out, d_in]. Release with clora_array_free(). *array is
+ * untouched after a failure. */
+CLORA_API clora_status clora_base_read(const clora_base *base, const char *tensor,
                                        clora_array *array);
 
 /* Whether the base has a tensor of exactly this name. */

@@ -32,27 +32,36 @@ void clora_base_close(clora_base *base) {
   free(base);
 }
 
-bool clora_base_has(const clora_base *base, const char *name) {
-  return base != NULL && name != NULL && clora__base_find(&base->files, name) != NULL;
-}
-
-clora_status clora_base_read(const clora_base *base, const char *name, clora_array *array) {
-  CHECK(base != NULL && name != NULL && array != NULL, CLORA_INVALID_ARGUMENT,
-        "base, name or array is NULL");
-  const struct clora__base_tensor *found = clora__base_find(&base->files, name);
-  CHECK(found != NULL, CLORA_INVALID_ARGUMENT, "the base has no tensor \"%s\"", QUOTE(name));
+static clora_status read_tensor(const struct clora__base *files,
+                                const struct clora__base_tensor *found, clora_array *array) {
   const struct clora__tensor *tensor = found->tensor;
   clora_array read = {.rank = tensor->rank, .count = tensor->count};
+  CHECK(tensor->rank <= CLORA_ARRAY_RANK, CLORA_UNSUPPORTED,
+        "%s: tensor \"%s\" has %zu dimensions, at most %d are supported",
+        files->paths[found->shard], QUOTE(tensor->name), tensor->rank, CLORA_ARRAY_RANK);
   memcpy(read.shape, tensor->shape, tensor->rank * sizeof *read.shape);
   TRY(clora__allocate(read.count, sizeof *read.values, &read.values));
-  clora_status status =
-      clora__safetensors_read(&base->files.shards[found->shard], tensor, read.values);
+  clora_status status = clora__safetensors_read(&files->shards[found->shard], tensor, read.values);
   if (status == CLORA_OK) {
     *array = read;
   } else {
-    clora_array_free(&read);
+    free(read.values);
   }
   return status;
+}
+
+clora_status clora_base_read(const clora_base *base, const char *tensor, clora_array *array) {
+  CHECK(base != NULL && tensor != NULL && array != NULL, CLORA_INVALID_ARGUMENT,
+        "base, tensor or array is NULL");
+  const struct clora__base_tensor *found = clora__base_find(&base->files, tensor);
+  CHECK(found != NULL, CLORA_INVALID_ARGUMENT, "%s has no tensor \"%s\"",
+        base->files.index_path != NULL ? base->files.index_path : base->files.paths[0],
+        QUOTE(tensor));
+  return read_tensor(&base->files, found, array);
+}
+
+bool clora_base_has(const clora_base *base, const char *name) {
+  return base != NULL && name != NULL && clora__base_find(&base->files, name) != NULL;
 }
 
 clora_status clora_base_match(const clora_base *base, const clora_adapter *adapter, size_t index,

@@ -153,15 +153,6 @@ clora_status clora_adapter_combine(const clora_combine_part *parts, size_t count
 
 /* ---- ranks ---- */
 
-static clora_status check_options(const clora_rank_options *options) {
-  CHECK(options != NULL, CLORA_INVALID_ARGUMENT, "options is NULL");
-  CHECK(options->r > 0 || options->error > 0, CLORA_INVALID_ARGUMENT,
-        "neither a rank nor an error is given");
-  CHECK(options->error >= 0 && options->error < 1, CLORA_INVALID_ARGUMENT,
-        "the error is %g, at least 0 and below 1 is expected", options->error);
-  return CLORA_OK;
-}
-
 /* Puts the factors into the layer, stored as f32 with scale 1. */
 static void replace(struct clora__host_layer *layer, const struct clora__lowrank *result) {
   clora_adapter_layer *about = &layer->about;
@@ -204,7 +195,7 @@ clora_status clora_adapter_resize(clora_adapter *adapter, const clora_rank_optio
   clora_rank_report *r = report != NULL ? report : &unread;
   *r = (clora_rank_report){0};
   CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");
-  TRY(check_options(options));
+  TRY(clora__rank_check(options));
   for (size_t n = 0; n < adapter->host.count; n++) {
     struct clora__host_layer *layer = &adapter->host.items[n];
     const clora_adapter_layer *about = &layer->about;
@@ -245,7 +236,7 @@ clora_status clora_adapter_extract(clora_adapter *adapter, const char *name, siz
         CLORA_INVALID_ARGUMENT, "\"%s\" is no name for a new layer", QUOTE(name));
   CHECK(d_in > 0 && d_out > 0 && clora__multiply(d_in, d_out, &count), CLORA_INVALID_ARGUMENT,
         "a weight of %zu x %zu", d_in, d_out);
-  TRY(check_options(options));
+  TRY(clora__rank_check(options));
   double *difference;
   struct clora__lowrank result;
   TRY(clora__allocate(count, sizeof *difference, &difference));
@@ -358,7 +349,7 @@ clora_status clora_base_extract(const clora_base *base, const clora_base *tuned,
         "base, tuned, adapter or report is NULL");
   *adapter = NULL;
   *report = (clora_rank_report){0};
-  TRY(check_options(options));
+  TRY(clora__rank_check(options));
   clora_adapter *made;
   TRY(clora_adapter_create(&made));
   clora_status status = extract_all(base, tuned, options, made, report);

@@ -51,6 +51,15 @@ static clora_status open_lapack(struct lapack *lapack) {
 
 /* ---- how many columns ---- */
 
+clora_status clora__rank_check(const clora_rank_options *options) {
+  CHECK(options != NULL, CLORA_INVALID_ARGUMENT, "options is NULL");
+  CHECK(options->r > 0 || options->error > 0, CLORA_INVALID_ARGUMENT,
+        "neither a rank nor an error is given");
+  CHECK(options->error >= 0 && options->error < 1, CLORA_INVALID_ARGUMENT,
+        "the error is %g, at least 0 and below 1 is expected", options->error);
+  return CLORA_OK;
+}
+
 /* The smallest rank whose error is within the option's, at least 1; or as many as asked for. */
 static size_t choose_rank(const clora_rank_options *options, const double *s, size_t count,
                           double norm) {
@@ -255,5 +264,29 @@ clora_status clora__lowrank_factors(size_t d_in, size_t r, size_t d_out, const f
   free_qr(&qa);
   free_qr(&qb);
   if (status != CLORA_OK) free_result(result);
+  return status;
+}
+
+/* ---- orthonormal columns ---- */
+
+static clora_status find_singular_values(const struct qr *qr, double *s) {
+  struct lapack lapack;
+  lapack_int p = (lapack_int)qr->p;
+  TRY(open_lapack(&lapack));
+  LAPACK(lapack.dgesdd(LAPACK_ROW_MAJOR, 'N', p, p, qr->r, p, s, NULL, p, NULL, p));
+  return CLORA_OK;
+}
+
+clora_status clora__orthonormalize(size_t rows, size_t cols, bool transposed, float *values,
+                                   double *s) {
+  struct qr qr = {0};
+  clora_status status = factorize(rows, cols, values, transposed, &qr);
+  if (status == CLORA_OK && s != NULL) status = find_singular_values(&qr, s);
+  for (size_t i = 0; status == CLORA_OK && i < rows; i++) {
+    for (size_t j = 0; j < cols; j++) {
+      values[transposed ? j * rows + i : i * cols + j] = (float)qr.q[i * cols + j];
+    }
+  }
+  free_qr(&qr);
   return status;
 }

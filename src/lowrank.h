@@ -5,6 +5,9 @@
 
 #include "clora.h"
 
+/* Fails unless the options ask for something. */
+clora_status clora__rank_check(const clora_rank_options *options);
+
 /* A [d_in, r] and B [r, d_out] whose product is the result; free() releases both. */
 struct clora__lowrank {
   float *a, *b;
@@ -21,5 +24,11 @@ clora_status clora__lowrank_factors(size_t d_in, size_t r, size_t d_out, const f
 /* Of a dense matrix [rows, cols], row-major, which is overwritten: its SVD. */
 clora_status clora__lowrank_dense(size_t rows, size_t cols, double *matrix,
                                   const clora_rank_options *options, struct clora__lowrank *result);
+
+/* Replaces a matrix [rows, cols], rows >= cols, kept transposed or not, by orthonormal columns that
+ * span the same (the Q of its QR), rounded to f32; s [cols] receives its singular values, largest
+ * first, unless it is NULL. */
+clora_status clora__orthonormalize(size_t rows, size_t cols, bool transposed, float *values,
+                                   double *s);
 
 #endif
