@@ -17,7 +17,7 @@ expect 0 -h
 says out '^Usage: clora COMMAND'
 expect 0 --version
 says out '^clora [0-9]+\.[0-9]+\.[0-9]+$'
-for command in combine convert devices explain extract init inspect match merge resize run train tune verify weight; do
+for command in combine compress convert devices explain extract init inspect match merge resize run train tune verify weight; do
   expect 0 help $command
   says out "^Usage: clora $command" '^Options:' '^Examples:' "^  clora $command" '  --json '
   cp out by_help
@@ -317,6 +317,48 @@ for layer in encoder.layer.0.attention.self.query encoder.layer.3.attention.self
     says out "^layer +$layer, 384 -> 384, r 8, scale 2$" 'of the bound: ok'
   done
 done
+
+# The nearest A B to a dense matrix; what it says of rank 64 is numpy's number.
+weight=$data/compress/W.npy
+expect 0 compress "$weight" --rows 5 --svg ranks.svg
+says out '^W +\[384, 384\], \[d_in, d_out\], norm 31\.386$' \
+  '^ +64 +19\.43 +61\.90[0-9] % +61\.6[0-9]+ % +49152 +33\.3 % ' '^ +W +0 +0.000 %' \
+  '^A and B are smaller than W below rank 192$' '^wrote +ranks.svg$'
+says_nothing err
+says ranks.svg '^<svg .*xmlns' '^</svg>$'
+expect 0 compress "$weight" --rank auto --energy 0.25 -o near.A.npy --json
+is_json d_in d_out norm device rows ranks relative energy parameters flops time_ms dense r output
+says out '^  "r": 15,$'
+expect 0 inspect near.A.npy
+says out ' 384 +384 +15 '
+expect 0 compress "$formats/dora/base.safetensors" -r 3 -o near \
+  --tensor model.layers.0.mlp.down_proj.weight
+says out ' <-$'
+expect 0 match near "$formats/dora/base.safetensors"
+expect 0 compress "$formats/fan_in_fan_out/base.safetensors" --tensor h.0.attn.c_attn.weight -t
+says out '^W +\[24, 72\]'
+for rank in 0 -1 x 3.5 ''; do expect 2 compress "$weight" -r "$rank" -o no; done
+says err '--rank is "", not a text that is not empty'
+expect 2 compress "$weight" -o no
+says err '--rank is missing'
+expect 2 compress "$weight" -r auto --energy 1 -o no
+says err '--energy is 1, not above 0 and below 1'
+expect 1 compress "$weight" -r 385 -o no
+says err '--rank is 385, W \[384, 384\] has rank 384 at most'
+npy nan.npy '(1, 2)' $one 0000c07f
+expect 1 compress nan.npy -r 1 -o no
+says err 'nan.npy: element \[0, 1\] is nan'
+expect 1 compress none.npy -r 1 -o no
+says err 'none.npy has the shape \[2, 0, 5\]; a matrix is expected'
+expect 1 compress x1.npy -r 1 -o no
+says err 'x1.npy has the shape \[5\]; a matrix is expected'
+expect 1 compress missing.npy -r 1 -o no
+says err 'missing.npy'
+expect 1 compress "$formats/dora/base.safetensors" --tensor no.weight -r 1 -o no
+says err 'base.safetensors has no tensor "no.weight"'
+absent no
+expect 1 compress "$weight" --svg no/ranks.svg
+says err 'no/ranks.svg cannot be written'
 
 expect 0 verify --variant plain
 says out '^device +variant +dtype +operation +shapes +worst +verdict$' \

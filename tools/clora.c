@@ -14,6 +14,7 @@ static const struct command {
   int (*run)(int argc, char **argv);
 } commands[] = {
     {"combine", "write the weighted sum of adapters", run_combine},
+    {"compress", "write the nearest low-rank layer to a dense matrix", run_compress},
     {"convert", "write an adapter in another format, dtype or spelling", run_convert},
     {"devices", "show the OpenCL devices and what serves on them", run_devices},
     {"explain", "say what serves a shape, and why", run_explain},

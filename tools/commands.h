@@ -4,6 +4,7 @@
 #define CLORA_TOOL_COMMANDS_H
 
 int run_combine(int argc, char **argv);
+int run_compress(int argc, char **argv);
 int run_convert(int argc, char **argv);
 int run_devices(int argc, char **argv);
 int run_explain(int argc, char **argv);
