@@ -1,0 +1,57 @@
+/* How much of an adapter is kept, and the report of it.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "ranks.h"
+
+int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool is_required) {
+  bool is_none = request->rank == 0 && request->error == 0;
+  if (is_none && is_required) return tool_fail(tool, TOOL_USAGE, "--rank or --error is missing");
+  if (request->error < 0 || request->error >= 1) {
+    return tool_fail(tool, TOOL_USAGE, "--error is %g, not from 0 to below 1", request->error);
+  }
+  return TOOL_OK;
+}
+
+clora_rank_options tool_ranks_options(const struct tool_ranks *request) {
+  return (clora_rank_options){.r = (size_t)request->rank, .error = request->error};
+}
+
+int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
+                     const clora_adapter *adapter, const clora_rank_report *report) {
+  size_t count = clora_adapter_count(adapter);
+  if (tool->json) {
+    json_t *object = json_pack("{so, so}", "output", tool_json_text(request->output), "layers",
+                               tool_json_number(count));
+    if (report != NULL) {
+      json_object_set_new(object, "largest_r", tool_json_number(report->largest_r));
+      json_object_set_new(object, "error", tool_json_real(report->error));
+      json_object_set_new(object, "largest_relative", tool_json_real(report->largest_relative));
+      json_object_set_new(object, "largest_layer", tool_json_text(report->largest_layer));
+      json_object_set_new(object, "skipped", tool_json_number(report->skipped));
+    }
+    return tool_print_json(tool, object);
+  }
+  printf("%zu layer%s", count, count == 1 ? "" : "s");
+  if (report != NULL) {
+    printf(
+        " of rank %zu at most\nerror     %g left out, Frobenius norm; at most %.3g of a layer, in ",
+        report->largest_r, report->error, report->largest_relative);
+    tool_put(stdout, report->largest_layer);
+  }
+  if (report != NULL && report->skipped > 0) {
+    printf("\nskipped   %zu tensors that differ and are no matrix of a linear layer",
+           report->skipped);
+  }
+  printf("\nwrote     ");
+  tool_put(stdout, request->output);
+  putchar('\n');
+  return TOOL_OK;
+}
+
+int tool_ranks_finish(struct tool *tool, const struct tool_ranks *request, clora_adapter *adapter) {
+  const clora_rank_options options = tool_ranks_options(request);
+  clora_rank_report report;
+  bool compresses = request->rank > 0 || request->error > 0;
+  if (compresses) TOOL_CLORA(tool, clora_adapter_resize(adapter, &options, &report));
+  TOOL_CLORA(tool, clora_adapter_save(adapter, request->output));
+  return tool_ranks_print(tool, request, adapter, compresses ? &report : NULL);
+}
