@@ -83,7 +83,7 @@ fi
 expect 1 train -x x.npy -y y.npy --base w.npy -o run
 says err 'w.npy: W has the shape \[1, 2\]; .* it is \[2, 1\]'
 expect 1 train -x x.npy -y y.npy --base "$base" --layer no -o run
-says err 'the base has no tensor "no.weight"'
+says err 'base.safetensors has no tensor "no.weight"'
 expect 1 train -x x.npy -y y.npy -o none/run
 says err 'none/run: cannot make the folder'
 absent run
