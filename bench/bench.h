@@ -1,6 +1,6 @@
-/* What the files of the benchmark share. A *case* is one forward problem, an *engine* a way to
- * compute it, a *stage* the memory that an engine works on, a *peer* an engine that takes part in a
- * run, in this process or in a child. A run gives rows; reports only read them.
+/* What the files of the benchmark share. A *case* is one operation on one shape, an *engine* a way
+ * to compute it, a *stage* the memory that an engine works on, a *peer* an engine that takes part
+ * in a run, in this process or in a child. A run gives rows; reports only read them.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLORA_BENCH_H
 #define CLORA_BENCH_H
@@ -41,8 +41,18 @@ enum {
 
 /* ---- options and messages (options.c) ---- */
 
+enum bench_op {
+  BENCH_FORWARD,
+  BENCH_BACKWARD,  /* dx, dA and dB, t given */
+  BENCH_REDUCE,    /* dB alone */
+  BENCH_STEP,      /* forward, backward and AdamW of A, B and the scale */
+  BENCH_OPTIMIZER, /* AdamW of A and B */
+  BENCH_OPS
+};
+
 struct bench_case {
   char name[96]; /* the key in every output: "llama3-8b.q rows=16 r=16 f32" */
+  enum bench_op op;
   size_t rows, d_in, d_out, r;
   clora_dtype dtype;
   float beta;
@@ -80,16 +90,66 @@ int bench_commit(FILE *file, const char *path);
 int bench_cases(const char *suite, const struct bench_options *options, struct bench_case **cases,
                 size_t *count);
 
-double bench_flops(const struct bench_case *c); /* of the two products */
+enum bench_operand {
+  BENCH_X,
+  BENCH_A,
+  BENCH_B,
+  BENCH_T,
+  BENCH_Y,
+  BENCH_DY,
+  BENCH_DT,
+  BENCH_DX,
+  BENCH_DA,
+  BENCH_DB,
+  BENCH_OPERANDS
+};
+
+/* ---- operations (ops.c) ---- */
+
+struct bench_factor {
+  enum bench_operand operand;
+  bool turned; /* its transpose */
+};
+
+struct bench_product { /* out = [scale] in weight; y is added to with beta */
+  struct bench_factor in, weight;
+  enum bench_operand out;
+  bool is_scaled;
+};
+
+#define BENCH_MOST_PRODUCTS 6
+#define BENCH_MOST_CHECKS 3
+
+/* Sets of operands are bits. */
+struct bench_op_about {
+  const char *name;
+  unsigned inputs, outputs, scratch; /* scratch: of who computes it by products */
+  size_t product_count, check_count;
+  struct bench_product products[BENCH_MOST_PRODUCTS];
+  struct bench_check { /* an output that is scale times two or three factors; none: AdamW's */
+    enum bench_operand operand;
+    size_t factor_count;
+    struct bench_factor factors[3];
+  } checks[BENCH_MOST_CHECKS];
+};
+
+extern const struct bench_op_about bench_ops[BENCH_OPS];
+
+const struct bench_op_about *bench_op_of(const struct bench_case *c);
+bool bench_find_op(const char *name, enum bench_op *op);
+bool bench_has(unsigned operands, enum bench_operand operand);
+bool bench_is_read(const struct bench_case *c, enum bench_operand operand);
+bool bench_accumulates(const struct bench_case *c); /* a second call gives another result */
+double bench_flops(const struct bench_case *c);
 double bench_bytes(const struct bench_case *c); /* every operand once */
 
-enum bench_operand { BENCH_X, BENCH_A, BENCH_B, BENCH_Y, BENCH_OPERANDS };
-
-#define BENCH_SCALE 0.5 /* of every layer */
+#define BENCH_SCALE 0.5     /* of every layer */
+#define BENCH_RATE 0x1p-12f /* of the optimizer's steps */
 
 /* Values [first, first + count) of an operand, rounded to the dtype. The same in every process. */
 void bench_values(const struct bench_case *c, enum bench_operand operand, size_t first,
                   size_t count, float *values);
+clora_dtype bench_dtype_of(const struct bench_case *c, enum bench_operand operand);
 size_t bench_rows_of(const struct bench_case *c, enum bench_operand operand);
 size_t bench_cols_of(const struct bench_case *c, enum bench_operand operand);
 
@@ -130,8 +190,8 @@ clora_matrix bench_stage_matrix(const struct bench_stage *stage, size_t set,
                                 enum bench_operand operand);
 void *bench_stage_pointer(const struct bench_stage *stage, size_t set, enum bench_operand operand);
 bool bench_stage_restore(struct bench_stage *stage, size_t set);
-bool bench_stage_read(struct bench_stage *stage, size_t set, size_t count, const size_t *rows,
-                      float *values);
+bool bench_stage_read(struct bench_stage *stage, size_t set, enum bench_operand operand,
+                      size_t count, const size_t *rows, float *values);
 
 /* Says why in stage->why; always false. */
 __attribute__((format(printf, 2, 3))) bool bench_unable(struct bench_stage *stage,
@@ -173,7 +233,10 @@ struct bench_request {
   enum bench_mode mode;      /* BENCH_TURN */
   unsigned calls, dropped_calls;
   bool wants_events;
-  bool fresh; /* BENCH_READ: restore y, compute, read; or read what the last call left */
+  /* BENCH_READ: what the last call left, or of the first set, after outputs were restored and
+   * computed, or as it is. */
+  bool is_first_set, computes;
+  enum bench_operand operand;
   size_t row_count, rows[BENCH_CHECKED_ROWS];
 };
 
@@ -183,6 +246,7 @@ struct bench_reply {
   double host_seconds;   /* of one call: the median of the turn's */
   double event_seconds;  /* by the device's clock; negative: not known */
   size_t value_count;
+  size_t launches; /* of one call: kernels and fills */
 };
 
 struct bench_server {
@@ -214,6 +278,8 @@ int bench_peers_open(const struct bench_device *device, const struct bench_optio
 void bench_peers_close(struct bench_peer *peers, size_t count);
 bool bench_ask(struct bench_peer *peer, const struct bench_device *device,
                const struct bench_request *request, struct bench_reply *reply, float *values);
+
+size_t bench_launches(void); /* so far in this process (launches.c) */
 
 /* Starts this program again with other arguments. extra: "NAME=value" settings, NULL at the end. */
 pid_t bench_spawn(char *const *arguments, const char *const *extra, int *to, int *from);
@@ -259,6 +325,7 @@ struct bench_result { /* one peer on one case */
   double samples[BENCH_MODES][BENCH_MOST_ROUNDS]; /* seconds by round; negative: sat out */
   double events[BENCH_MOST_ROUNDS];
   double spent_seconds;
+  size_t launches; /* of a call */
 };
 
 struct bench_row { /* one case on one device */
@@ -325,11 +392,18 @@ double bench_percent(const struct bench_row *row, const struct bench_result *res
 
 /* ---- checks (check.c) ---- */
 
-/* The rows that are compared, in `rows`; their number. */
-size_t bench_choose_rows(const struct bench_case *c, size_t *rows);
-/* The largest error over the bound in those rows. */
-double bench_check(const struct bench_case *c, const clora_device *device, size_t count,
-                   const size_t *rows, const float *values);
+/* Some rows of each checked output in float64, with their bounds. */
+struct bench_truth {
+  const struct bench_case *problem;
+  size_t row_count[BENCH_MOST_CHECKS], rows[BENCH_MOST_CHECKS][BENCH_CHECKED_ROWS];
+  double *expected[BENCH_MOST_CHECKS], *bound[BENCH_MOST_CHECKS];
+};
+
+bool bench_truth_open(const struct bench_case *c, const clora_device *device,
+                      struct bench_truth *truth);
+void bench_truth_close(struct bench_truth *truth);
+/* The largest error over the bound in the rows of a check. */
+double bench_truth_error(const struct bench_truth *truth, size_t check, const float *values);
 
 /* ---- text (table.c) ---- */
 

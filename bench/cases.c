@@ -1,4 +1,4 @@
-/* The one table of cases, and what a case costs at least. Adding a case is adding a row.
+/* The one table of cases. Adding a case is adding a row.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "bench.h"
 
@@ -15,7 +15,9 @@
 
 /* Every combination of the values in a row is one case; lists end with 0. */
 struct entry {
-  const char *suite, *name;
+  const char *suite;
+  enum bench_op op;
+  const char *name;
   size_t d_in, d_out;
   size_t rows[MOST_VALUES], r[MOST_VALUES];
   unsigned dtypes, betas;
@@ -24,17 +26,18 @@ struct entry {
 /* `core` is the full set thinned out to what two CPU cores measure in two minutes: decode, small
  * batches, prefill, every dtype, and both sides of the balance between bytes and arithmetic. */
 static const struct entry entries[] = {
-    {"core", "llama3-8b.q", 4096, 4096, {1}, {16}, F32 | F16, BETA_0},
-    {"core", "llama3-8b.q", 4096, 4096, {16}, {16}, F32, BETA_0},
-    {"core", "llama3-8b.k", 4096, 1024, {128}, {16}, F32, BETA_0},
-    {"core", "vit-b.qkv", 768, 768, {197}, {8}, F32, BETA_1},
-    {"core", "bert-base.up", 768, 3072, {512}, {8}, F32, BETA_0},
-    {"core", "llama3-8b.q", 4096, 4096, {1024}, {16}, STORED, BETA_0},
-    {"core", "sdxl.1280", 1280, 1280, {1024}, {32}, F32, BETA_1},
-    {"core", "llama3-8b.q", 4096, 4096, {1024}, {64}, F32, BETA_0},
-    {"core", "llama3-8b.k", 4096, 1024, {1024}, {128}, F32, BETA_0},
+    {"core", BENCH_FORWARD, "llama3-8b.q", 4096, 4096, {1}, {16}, F32 | F16, BETA_0},
+    {"core", BENCH_FORWARD, "llama3-8b.q", 4096, 4096, {16}, {16}, F32, BETA_0},
+    {"core", BENCH_FORWARD, "llama3-8b.k", 4096, 1024, {128}, {16}, F32, BETA_0},
+    {"core", BENCH_FORWARD, "vit-b.qkv", 768, 768, {197}, {8}, F32, BETA_1},
+    {"core", BENCH_FORWARD, "bert-base.up", 768, 3072, {512}, {8}, F32, BETA_0},
+    {"core", BENCH_FORWARD, "llama3-8b.q", 4096, 4096, {1024}, {16}, STORED, BETA_0},
+    {"core", BENCH_FORWARD, "sdxl.1280", 1280, 1280, {1024}, {32}, F32, BETA_1},
+    {"core", BENCH_FORWARD, "llama3-8b.q", 4096, 4096, {1024}, {64}, F32, BETA_0},
+    {"core", BENCH_FORWARD, "llama3-8b.k", 4096, 1024, {1024}, {128}, F32, BETA_0},
 
     {"full",
+     BENCH_FORWARD,
      "llama3-8b.q",
      4096,
      4096,
@@ -42,39 +45,80 @@ static const struct entry entries[] = {
      {16},
      STORED,
      BETA_0},
-    {"full", "llama3-8b.q", 4096, 4096, {1, 16, 128, 1024}, {8, 32, 64, 128}, F32 | F16, BETA_0},
-    {"full", "llama3-8b.q", 4096, 4096, {16, 1024}, {16}, F32 | F16, BETA_1},
-    {"full", "llama3-8b.q", 4096, 4096, {4096, 8192}, {16, 64}, F32 | BF16, BETA_0},
-    {"full", "llama3-8b.k", 4096, 1024, {1, 16, 128, 1024}, {16, 128}, F32, BETA_0},
-    {"full", "llama3-8b.gate", 4096, 14336, {1, 16, 128, 1024}, {16, 64}, F32 | F16, BETA_0},
-    {"full", "llama3-8b.down", 14336, 4096, {1, 16, 128, 1024}, {16, 64}, F32 | F16, BETA_0},
-    {"full", "sdxl.640", 640, 640, {4096, 8192}, {8, 32}, F32 | F16, BETA_0 | BETA_1},
-    {"full", "sdxl.1280", 1280, 1280, {1024, 2048}, {8, 32, 128}, F32 | F16, BETA_0},
-    {"full", "sdxl.cross", 2048, 1280, {77, 154}, {8, 32}, F32, BETA_0},
-    {"full", "sdxl.ff", 1280, 10240, {1024}, {16}, F32 | F16, BETA_0},
-    {"full", "bert-base.q", 768, 768, {128, 512, 4096}, {8, 16}, F32 | F16, BETA_0},
-    {"full", "bert-base.up", 768, 3072, {128, 512, 4096}, {8, 16}, F32, BETA_0},
-    {"full", "bert-base.down", 3072, 768, {128, 512, 4096}, {8, 16}, F32, BETA_0},
-    {"full", "vit-b.qkv", 768, 768, {197, 3152}, {8, 16}, F32 | F16, BETA_0 | BETA_1},
-    {"full", "vit-l.qkv", 1024, 1024, {197, 3152}, {8, 64}, F32, BETA_0},
+    {"full",
+     BENCH_FORWARD,
+     "llama3-8b.q",
+     4096,
+     4096,
+     {1, 16, 128, 1024},
+     {8, 32, 64, 128},
+     F32 | F16,
+     BETA_0},
+    {"full", BENCH_FORWARD, "llama3-8b.q", 4096, 4096, {16, 1024}, {16}, F32 | F16, BETA_1},
+    {"full", BENCH_FORWARD, "llama3-8b.q", 4096, 4096, {4096, 8192}, {16, 64}, F32 | BF16, BETA_0},
+    {"full", BENCH_FORWARD, "llama3-8b.k", 4096, 1024, {1, 16, 128, 1024}, {16, 128}, F32, BETA_0},
+    {"full",
+     BENCH_FORWARD,
+     "llama3-8b.gate",
+     4096,
+     14336,
+     {1, 16, 128, 1024},
+     {16, 64},
+     F32 | F16,
+     BETA_0},
+    {"full",
+     BENCH_FORWARD,
+     "llama3-8b.down",
+     14336,
+     4096,
+     {1, 16, 128, 1024},
+     {16, 64},
+     F32 | F16,
+     BETA_0},
+    {"full",
+     BENCH_FORWARD,
+     "sdxl.640",
+     640,
+     640,
+     {4096, 8192},
+     {8, 32},
+     F32 | F16,
+     BETA_0 | BETA_1},
+    {"full", BENCH_FORWARD, "sdxl.1280", 1280, 1280, {1024, 2048}, {8, 32, 128}, F32 | F16, BETA_0},
+    {"full", BENCH_FORWARD, "sdxl.cross", 2048, 1280, {77, 154}, {8, 32}, F32, BETA_0},
+    {"full", BENCH_FORWARD, "sdxl.ff", 1280, 10240, {1024}, {16}, F32 | F16, BETA_0},
+    {"full", BENCH_FORWARD, "bert-base.q", 768, 768, {128, 512, 4096}, {8, 16}, F32 | F16, BETA_0},
+    {"full", BENCH_FORWARD, "bert-base.up", 768, 3072, {128, 512, 4096}, {8, 16}, F32, BETA_0},
+    {"full", BENCH_FORWARD, "bert-base.down", 3072, 768, {128, 512, 4096}, {8, 16}, F32, BETA_0},
+    {"full",
+     BENCH_FORWARD,
+     "vit-b.qkv",
+     768,
+     768,
+     {197, 3152},
+     {8, 16},
+     F32 | F16,
+     BETA_0 | BETA_1},
+    {"full", BENCH_FORWARD, "vit-l.qkv", 1024, 1024, {197, 3152}, {8, 64}, F32, BETA_0},
+    {"core", BENCH_BACKWARD, "llama3-8b.q", 4096, 4096, {1024}, {16}, F32, BETA_0},
+    {"core", BENCH_STEP, "llama3-8b.q", 4096, 4096, {1024}, {16}, F32, BETA_0},
+    {"backward", BENCH_BACKWARD, "llama3-8b.q", 4096, 4096, {1024}, {8, 16, 32, 64}, F32, BETA_0},
+    {"backward", BENCH_BACKWARD, "bert-base.up", 768, 3072, {4096}, {8}, F32 | BF16, BETA_0},
+    {"reduce", BENCH_REDUCE, "llama3-8b.q", 4096, 4096, {1024}, {8, 16, 32, 64}, F32, BETA_0},
+    {"reduce", BENCH_REDUCE, "bert-base.up", 768, 3072, {4096}, {8}, F32 | BF16, BETA_0},
+    {"step", BENCH_STEP, "llama3-8b.q", 4096, 4096, {1024}, {8, 16, 32, 64}, F32, BETA_0},
+    {"step", BENCH_STEP, "bert-base.up", 768, 3072, {4096}, {8}, F32 | BF16, BETA_0},
+    {"optimizer", BENCH_OPTIMIZER, "llama3-8b.q", 4096, 4096, {1}, {256}, F32 | BF16, BETA_0},
+
     /* Sizes that no tile divides. */
-    {"full", "edge", 1000, 129, {1, 3, 17, 1001}, {3, 7, 12}, F32, BETA_0},
-    {"full", "edge", 320, 16384, {3, 333}, {4}, F32 | BF16, BETA_1},
+    {"full", BENCH_FORWARD, "edge", 1000, 129, {1, 3, 17, 1001}, {3, 7, 12}, F32, BETA_0},
+    {"full", BENCH_FORWARD, "edge", 320, 16384, {3, 333}, {4}, F32 | BF16, BETA_1},
 };
 
-double bench_flops(const struct bench_case *c) {
-  return 2.0 * (double)c->rows * (double)c->r * (double)(c->d_in + c->d_out);
-}
-
-double bench_bytes(const struct bench_case *c) {
-  double y_passes = c->beta != 0 ? 2 : 1;
-  double rows = (double)c->rows * ((double)c->d_in + (double)c->d_out * y_passes);
-  double weights = (double)c->r * (double)(c->d_in + c->d_out);
-  return (rows + weights) * (double)clora_dtype_size(c->dtype);
-}
-
 static void name_case(struct bench_case *c, const char *name) {
-  snprintf(c->name, sizeof c->name, "%s rows=%zu r=%zu %s%s", name, c->rows, c->r,
+  bool is_forward = c->op == BENCH_FORWARD;
+  snprintf(c->name, sizeof c->name, "%s%s%s rows=%zu r=%zu %s%s",
+           is_forward ? "" : bench_op_of(c)->name, is_forward ? "" : " ", name, c->rows, c->r,
            clora_dtype_name(c->dtype), c->beta != 0 ? " beta=1" : "");
 }
 
@@ -115,7 +159,7 @@ static void append_dtypes(struct list *list, const struct entry *entry, struct b
 static void append_entry(struct list *list, const struct entry *entry) {
   for (size_t i = 0; i < MOST_VALUES && entry->rows[i] != 0; i++) {
     for (size_t j = 0; j < MOST_VALUES && entry->r[j] != 0; j++) {
-      struct bench_case c = {.rows = entry->rows[i], .r = entry->r[j]};
+      struct bench_case c = {.op = entry->op, .rows = entry->rows[i], .r = entry->r[j]};
       c.d_in = entry->d_in;
       c.d_out = entry->d_out;
       append_dtypes(list, entry, c);
@@ -177,8 +221,8 @@ static bool read_parts(char *text, struct bench_case *c) {
   return true;
 }
 
-static int append_shape(struct list *list, const char *shape) {
-  struct bench_case c = {.rows = 1, .d_in = 4096, .d_out = 4096, .r = 16};
+static int append_shape(struct list *list, enum bench_op op, const char *shape) {
+  struct bench_case c = {.op = op, .rows = 1, .d_in = 4096, .d_out = 4096, .r = 16};
   char text[256], name[64];
   snprintf(text, sizeof text, "%s", shape);
   if (strlen(shape) >= sizeof text || !read_parts(text, &c)) {
@@ -186,6 +230,9 @@ static int append_shape(struct list *list, const char *shape) {
                       "--shape is \"%s\", not like rows=16,d_in=4096,d_out=4096,r=16,dtype=f32,"
                       "beta=0",
                       shape);
+  }
+  if (op != BENCH_FORWARD && c.beta != 0) {
+    return bench_fail(BENCH_USAGE, "--shape: %s has no beta", bench_ops[op].name);
   }
   snprintf(name, sizeof name, "%zux%zu", c.d_in, c.d_out);
   name_case(&c, name);
@@ -198,7 +245,9 @@ int bench_cases(const char *suite, const struct bench_options *options, struct b
                 size_t *count) {
   struct list list = {.filter = options->filter};
   if (!is_suite(suite)) return bench_fail(BENCH_USAGE, "unknown suite \"%s\"", suite);
-  if (options->shape != NULL) BENCH_TRY(append_shape(&list, options->shape));
+  enum bench_op op = BENCH_FORWARD; /* core and full */
+  if (!bench_find_op(suite, &op)) op = BENCH_FORWARD;
+  if (options->shape != NULL) BENCH_TRY(append_shape(&list, op, options->shape));
   for (size_t i = 0; i < BENCH_COUNT(entries) && options->shape == NULL; i++) {
     if (strcmp(entries[i].suite, suite) == 0) append_entry(&list, &entries[i]);
   }

@@ -20,11 +20,25 @@ static float draw(uint64_t operand, uint64_t index) {
   return bits & 1 ? magnitude : -magnitude;
 }
 
+clora_dtype bench_dtype_of(const struct bench_case *c, enum bench_operand operand) {
+  switch (operand) {
+    case BENCH_T:
+    case BENCH_DT:
+    case BENCH_DA:
+    case BENCH_DB:
+      return CLORA_F32;
+    default:
+      return c->dtype;
+  }
+}
+
 size_t bench_rows_of(const struct bench_case *c, enum bench_operand operand) {
   switch (operand) {
     case BENCH_A:
+    case BENCH_DA:
       return c->d_in;
     case BENCH_B:
+    case BENCH_DB:
       return c->r;
     default:
       return c->rows;
@@ -34,8 +48,12 @@ size_t bench_rows_of(const struct bench_case *c, enum bench_operand operand) {
 size_t bench_cols_of(const struct bench_case *c, enum bench_operand operand) {
   switch (operand) {
     case BENCH_X:
+    case BENCH_DX:
       return c->d_in;
     case BENCH_A:
+    case BENCH_T:
+    case BENCH_DT:
+    case BENCH_DA:
       return c->r;
     default:
       return c->d_out;
@@ -46,12 +64,13 @@ void bench_values(const struct bench_case *c, enum bench_operand operand, size_t
                   size_t count, float *values) {
   /* A shrinks t to about one whatever d_in is: bounded, also when y is added to many times. */
   float factor = operand == BENCH_A ? 1.0f / sqrtf((float)c->d_in) : 1.0f;
+  clora_dtype dtype = bench_dtype_of(c, operand);
   uint16_t stored[256];
   for (size_t i = 0; i < count; i++) values[i] = factor * draw(operand, first + i);
-  if (c->dtype == CLORA_F32) return;
+  if (dtype == CLORA_F32) return;
   for (size_t i = 0; i < count; i += 256) {
     size_t n = count - i < 256 ? count - i : 256;
-    clora_pack(c->dtype, n, values + i, stored);
-    clora_unpack(c->dtype, n, stored, values + i);
+    clora_pack(dtype, n, values + i, stored);
+    clora_unpack(dtype, n, stored, values + i);
   }
 }

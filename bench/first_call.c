@@ -118,7 +118,11 @@ static bool reach_result(struct bench_server *server, const struct bench_case *c
   struct bench_request request = {.kind = BENCH_PREPARE, .problem = *c};
   if (!serve(server, &request, first, NULL, &first->prepare)) return false;
   float *values = malloc(c->d_out * sizeof *values);
-  request = (struct bench_request){.kind = BENCH_READ, .fresh = true, .row_count = 1};
+  request = (struct bench_request){.kind = BENCH_READ,
+                                   .is_first_set = true,
+                                   .computes = true,
+                                   .operand = BENCH_Y,
+                                   .row_count = 1};
   bool worked = values != NULL && serve(server, &request, first, values, &first->call);
   free(values);
   return worked;

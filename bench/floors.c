@@ -33,6 +33,11 @@ static double measure_over_f32(const struct bench_row *row, const struct bench_v
   return view->time[BENCH_COLD].median / bench_limit(row, &c, &by_bandwidth, &by_launch);
 }
 
+static double count_launches(const struct bench_row *row, const struct bench_view *view) {
+  (void)row;
+  return (double)view->ours->launches;
+}
+
 static const struct rule {
   const char *key, *text;
   double (*measure)(const struct bench_row *row, const struct bench_view *view);
@@ -42,6 +47,7 @@ static const struct rule {
     {"least_ratio_to_best_blas", "x best BLAS", measure_blas_ratio, true},
     {"most_over_launch_and_bytes", "x (empty launch + bytes)", measure_over_launch, false},
     {"most_over_f32_limit", "x the f32 limit", measure_over_f32, false},
+    {"most_launches", "launches", count_launches, false},
 };
 
 /* ---- which cases a floor is for ---- */
@@ -63,9 +69,15 @@ static bool has_dtype(const json_t *floor, clora_dtype dtype) {
   return dtypes == NULL;
 }
 
+/* A floor that names no operation is for forward. */
+static bool has_operation(const json_t *floor, const struct bench_case *c) {
+  const json_t *name = json_object_get(floor, "operation");
+  return strcmp(name ? json_string_value(name) : "forward", bench_op_of(c)->name) == 0;
+}
+
 static bool applies(const json_t *floor, const struct bench_case *c) {
-  return is_within(floor, "rows", c->rows) && is_within(floor, "r", c->r) &&
-         has_dtype(floor, c->dtype);
+  return has_operation(floor, c) && is_within(floor, "rows", c->rows) &&
+         is_within(floor, "r", c->r) && has_dtype(floor, c->dtype);
 }
 
 /* ---- judging ---- */
@@ -109,10 +121,14 @@ static bool is_range(const json_t *range) {
 }
 
 static bool is_floor(const json_t *floor) {
-  static const char *const keys[] = {"rows", "r", "dtypes", "about"};
+  static const char *const keys[] = {"rows", "r", "dtypes", "about", "operation"};
   const json_t *dtypes = json_object_get(floor, "dtypes"), *name, *value;
   const char *key;
   size_t i;
+  enum bench_op op;
+  value = json_object_get(floor, "operation");
+  if (value && !(json_is_string(value) && bench_find_op(json_string_value(value), &op)))
+    return false;
   json_array_foreach(dtypes, i, name) {
     if (!json_is_string(name)) return false;
   }

@@ -67,6 +67,10 @@ static const struct command {
 } commands[] = {
     {"core", "a dozen cases, under two minutes on two CPU cores", run_suite},
     {"full", "every shape of the table: an hour", run_suite},
+    {"backward", "dx, dA and dB, in four products", run_suite},
+    {"reduce", "dB alone: a product whose sum runs over the rows", run_suite},
+    {"step", "a training step: forward, backward and AdamW", run_suite},
+    {"optimizer", "AdamW alone", run_suite},
     {"compare", "compare A.json B.json: what became faster or slower", bench_compare},
     {"first-call", "from a new process to the first result", bench_first_call},
 };

@@ -17,6 +17,7 @@ struct bench {
   const struct bench_options *options;
   struct bench_device device;
   struct bench_gauge *gauge;
+  struct bench_truth truth; /* of the case */
   struct bench_peer peers[BENCH_MOST_PEERS];
   size_t peer_count;
   double case_seconds; /* the share of one case */
@@ -36,23 +37,37 @@ static void start_result(const struct bench_peer *peer, struct bench_result *res
   for (size_t i = 0; i < BENCH_MOST_ROUNDS; i++) result->events[i] = -1;
 }
 
-/* Compares rows of y; `fresh` computes them first. */
-static bool check_result(struct bench *bench, struct bench_peer *peer, const struct bench_case *c,
-                         bool fresh, struct bench_result *result, double *seconds) {
-  struct bench_request request = {.kind = BENCH_READ, .fresh = fresh};
+/* Compares rows of each output; `fresh` computes them first. */
+static bool check_output(struct bench *bench, struct bench_peer *peer, size_t check, bool fresh,
+                         struct bench_result *result, double *seconds) {
+  const struct bench_truth *truth = &bench->truth;
+  struct bench_request request = {
+      .kind = BENCH_READ, .is_first_set = fresh, .computes = fresh && check == 0};
   struct bench_reply reply;
-  request.row_count = bench_choose_rows(c, request.rows);
-  float *values = malloc(request.row_count * c->d_out * sizeof *values);
+  request.operand = bench_op_of(truth->problem)->checks[check].operand;
+  request.row_count = truth->row_count[check];
+  memcpy(request.rows, truth->rows[check], sizeof request.rows);
+  size_t cols = bench_cols_of(truth->problem, request.operand);
+  float *values = malloc(request.row_count * cols * sizeof *values);
   if (values == NULL) return false;
   bool worked = bench_ask(peer, &bench->device, &request, &reply, values);
   if (worked) {
-    double error = bench_check(c, &bench->device.about, request.row_count, request.rows, values);
+    double error = bench_truth_error(truth, check, values);
     if (!(error <= result->error)) result->error = error;
-    *seconds = reply.host_seconds;
+    if (request.computes) *seconds = reply.host_seconds;
   } else {
     snprintf(result->text, sizeof result->text, "%s", reply.text);
   }
   free(values);
+  return worked;
+}
+
+static bool check_result(struct bench *bench, struct bench_peer *peer, bool fresh,
+                         struct bench_result *result, double *seconds) {
+  bool worked = true;
+  for (size_t i = 0; i < bench_op_of(bench->truth.problem)->check_count && worked; i++) {
+    worked = check_output(bench, peer, i, fresh, result, seconds);
+  }
   return worked;
 }
 
@@ -71,7 +86,7 @@ static void prepare_peer(struct bench *bench, struct bench_peer *peer, const str
   bench_progress("%s: preparing %s", bench->position, peer->name);
   bool worked = bench_ask(peer, &bench->device, &request, &reply, NULL);
   snprintf(result->text, sizeof result->text, "%s", reply.text);
-  if (worked && check_result(bench, peer, c, true, result, call_seconds)) judge(result);
+  if (worked && check_result(bench, peer, true, result, call_seconds)) judge(result);
 }
 
 /* ---- rounds ---- */
@@ -104,6 +119,7 @@ static void take_turn(struct bench *bench, struct bench_peer *peer, double *call
     }
     result->samples[mode][round] = *call_seconds = reply.host_seconds;
     if (mode == BENCH_COLD) result->events[round] = reply.event_seconds;
+    result->launches = reply.launches;
   }
   result->spent_seconds += bench_seconds() - start;
 }
@@ -161,18 +177,18 @@ static void play_rounds(struct bench *bench, struct bench_row *row, double *call
   }
 }
 
-/* What the last cold turn left must be right, for a kernel may fail now and then; where y is added
- * to, it is no longer the y that the reference knows. And ours once more on a poisoned y, which an
- * earlier turn cannot have written. */
+/* What the last cold turn left must be right, for a kernel may fail now and then; where a call
+ * adds to its output, that is no longer what the reference knows. And ours once more on poisoned
+ * outputs, which an earlier turn cannot have written. */
 static void check_again(struct bench *bench, struct bench_row *row, size_t index) {
   struct bench_result *result = &row->results[index];
   struct bench_peer *peer = &bench->peers[index];
-  bool is_added = row->problem.beta != 0;
+  bool is_added = bench_accumulates(&row->problem);
   double seconds = 0;
   if (result->status != BENCH_MEASURED) return;
-  bool worked = is_added || check_result(bench, peer, &row->problem, false, result, &seconds);
+  bool worked = is_added || check_result(bench, peer, false, result, &seconds);
   if (worked && (is_added || result->is_ours)) {
-    worked = check_result(bench, peer, &row->problem, true, result, &seconds);
+    worked = check_result(bench, peer, true, result, &seconds);
   }
   if (worked) judge(result);
   if (!worked) result->status = BENCH_UNABLE;
@@ -182,12 +198,15 @@ static void measure_case(struct bench *bench, const struct bench_case *c, struct
   double call_seconds[BENCH_MOST_PEERS] = {0};
   row->problem = *c;
   row->result_count = bench->peer_count;
+  bench_progress("%s: its results in float64", bench->position);
+  if (!bench_truth_open(&row->problem, &bench->device.about, &bench->truth)) return;
   for (size_t i = 0; i < bench->peer_count; i++) {
     prepare_peer(bench, &bench->peers[i], c, &row->results[i], &call_seconds[i]);
   }
   row->set_count = bench->peers[0].server.stage.set_count;
   play_rounds(bench, row, call_seconds);
   for (size_t i = 0; i < bench->peer_count; i++) check_again(bench, row, i);
+  bench_truth_close(&bench->truth);
 }
 
 /* ---- a device ---- */

@@ -9,7 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROW_MAJOR = 101, NO_TRANSPOSE = 111 }; /* of cblas.h, the same in every library */
+enum {
+  ROW_MAJOR = 101,
+  NO_TRANSPOSE = 111,
+  TRANSPOSE = 112
+}; /* of cblas.h, the same in every library */
 
 typedef void sgemm_function(int order, int transpose_a, int transpose_b, int m, int n, int k,
                             float alpha, const float *a, int lda, const float *b, int ldb,
@@ -18,7 +22,7 @@ typedef void sgemm_function(int order, int transpose_a, int transpose_b, int m, 
 struct state {
   sgemm_function *sgemm;
   const char *version;
-  float *x, *a, *b, *y, *t; /* x, a, b and y: only where the storage has 16 bits */
+  float *converted[BENCH_OPERANDS]; /* of operands whose storage has 16 bits */
 };
 
 /* ---- the library ---- */
@@ -107,70 +111,80 @@ static bool allocate(struct bench_stage *stage, size_t count, float **values) {
   return *values != NULL || bench_unable(stage, "no memory");
 }
 
-static bool allocate_converted(struct bench_stage *stage, struct state *state) {
-  const struct bench_case *c = &stage->problem;
-  return allocate(stage, c->rows * c->d_in, &state->x) &&
-         allocate(stage, c->d_in * c->r, &state->a) &&
-         allocate(stage, c->r * c->d_out, &state->b) &&
-         allocate(stage, c->rows * c->d_out, &state->y);
+static bool is_converted(const struct bench_case *c, enum bench_operand operand) {
+  const struct bench_op_about *op = bench_op_of(c);
+  return bench_has(op->inputs | op->outputs | op->scratch, operand) &&
+         bench_dtype_of(c, operand) != CLORA_F32;
+}
+
+static size_t count_values(const struct bench_case *c, enum bench_operand operand) {
+  return bench_rows_of(c, operand) * bench_cols_of(c, operand);
 }
 
 static bool prepare(struct bench_stage *stage, void *opaque) {
   struct state *state = opaque;
   const struct bench_case *c = &stage->problem;
-  snprintf(stage->plan, sizeof stage->plan, "two sgemm%s, %u threads%s%.100s",
-           c->dtype == CLORA_F32 ? "" : " and conversions", stage->device->threads,
+  size_t products = bench_op_of(c)->product_count;
+  if (products == 0) return bench_unable(stage, "a BLAS has no optimizer");
+  snprintf(stage->plan, sizeof stage->plan, "%zu sgemm%s%s, %u threads%s%.100s", products,
+           c->dtype == CLORA_F32 ? "" : " and conversions",
+           c->op == BENCH_STEP ? ", without the optimizer" : "", stage->device->threads,
            state->version[0] ? "; " : "", state->version);
   char *features = strstr(stage->plan, " NO_LAPACK"); /* OpenBLAS lists how it was built */
   if (features != NULL) *features = '\0';
-  return allocate(stage, c->rows * c->r, &state->t) &&
-         (c->dtype == CLORA_F32 || allocate_converted(stage, state));
+  for (int operand = 0; operand < BENCH_OPERANDS; operand++) {
+    if (!is_converted(c, operand)) continue;
+    if (!allocate(stage, count_values(c, operand), &state->converted[operand])) return false;
+  }
+  return true;
 }
 
-static void multiply(const struct state *state, size_t m, size_t n, size_t k, float alpha,
-                     const float *a, const float *b, float beta, float *c) {
-  state->sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, (int)m, (int)n, (int)k, alpha, a, (int)k, b,
-               (int)n, beta, c, (int)n);
+static float *values_of(const struct bench_stage *stage, const struct state *state, size_t set,
+                        enum bench_operand operand) {
+  float *converted = state->converted[operand];
+  return converted != NULL ? converted : bench_stage_pointer(stage, set, operand);
 }
 
-static void call_f32(const struct bench_stage *stage, const struct state *state, size_t set) {
+static void multiply(const struct bench_stage *stage, const struct state *state, size_t set,
+                     const struct bench_product *p) {
   const struct bench_case *c = &stage->problem;
-  const float *x = bench_stage_pointer(stage, set, BENCH_X);
-  const float *a = bench_stage_pointer(stage, set, BENCH_A);
-  const float *b = bench_stage_pointer(stage, set, BENCH_B);
-  multiply(state, c->rows, c->r, c->d_in, 1, x, a, 0, state->t);
-  multiply(state, c->rows, c->d_out, c->r, BENCH_SCALE, state->t, b, c->beta,
-           bench_stage_pointer(stage, set, BENCH_Y));
+  size_t in_cols = bench_cols_of(c, p->in.operand), cols = bench_cols_of(c, p->out);
+  size_t inner = p->in.turned ? bench_rows_of(c, p->in.operand) : in_cols;
+  state->sgemm(ROW_MAJOR, p->in.turned ? TRANSPOSE : NO_TRANSPOSE,
+               p->weight.turned ? TRANSPOSE : NO_TRANSPOSE, (int)bench_rows_of(c, p->out),
+               (int)cols, (int)inner, p->is_scaled ? BENCH_SCALE : 1,
+               values_of(stage, state, set, p->in.operand), (int)in_cols,
+               values_of(stage, state, set, p->weight.operand),
+               (int)bench_cols_of(c, p->weight.operand), p->out == BENCH_Y ? c->beta : 0,
+               values_of(stage, state, set, p->out), (int)cols);
 }
 
-static void call_stored(const struct bench_stage *stage, const struct state *state, size_t set) {
+/* The operands that are read to f32, or those that are written back. */
+static void convert_all(const struct bench_stage *stage, const struct state *state, size_t set,
+                        bool widens) {
   const struct bench_case *c = &stage->problem;
-  void *y = bench_stage_pointer(stage, set, BENCH_Y);
-  convert(stage, true, c->rows * c->d_in, bench_stage_pointer(stage, set, BENCH_X), state->x);
-  convert(stage, true, c->d_in * c->r, bench_stage_pointer(stage, set, BENCH_A), state->a);
-  convert(stage, true, c->r * c->d_out, bench_stage_pointer(stage, set, BENCH_B), state->b);
-  if (c->beta != 0) convert(stage, true, c->rows * c->d_out, y, state->y);
-  multiply(state, c->rows, c->r, c->d_in, 1, state->x, state->a, 0, state->t);
-  multiply(state, c->rows, c->d_out, c->r, BENCH_SCALE, state->t, state->b, c->beta, state->y);
-  convert(stage, false, c->rows * c->d_out, y, state->y);
+  for (int operand = 0; operand < BENCH_OPERANDS; operand++) {
+    bool wanted = widens ? bench_is_read(c, operand) : bench_has(bench_op_of(c)->outputs, operand);
+    if (!wanted || !is_converted(c, operand)) continue;
+    convert(stage, widens, count_values(c, operand), bench_stage_pointer(stage, set, operand),
+            state->converted[operand]);
+  }
 }
 
 static bool call(struct bench_stage *stage, void *state, size_t set, cl_command_queue queue,
                  cl_event *event) {
+  const struct bench_op_about *op = bench_op_of(&stage->problem);
   (void)queue;
   (void)event;
-  if (stage->problem.dtype == CLORA_F32) call_f32(stage, state, set);
-  if (stage->problem.dtype != CLORA_F32) call_stored(stage, state, set);
+  convert_all(stage, state, set, true);
+  for (size_t i = 0; i < op->product_count; i++) multiply(stage, state, set, &op->products[i]);
+  convert_all(stage, state, set, false);
   return true;
 }
 
 static void release(void *opaque) {
   struct state *state = opaque;
-  free(state->x);
-  free(state->a);
-  free(state->b);
-  free(state->y);
-  free(state->t);
+  for (int operand = 0; operand < BENCH_OPERANDS; operand++) free(state->converted[operand]);
   *state = (struct state){.sgemm = state->sgemm, .version = state->version};
 }
 

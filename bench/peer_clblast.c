@@ -1,4 +1,4 @@
-/* CLBlast as an engine: two Gemm calls, or two Gemv calls at one row; with its own parameters, and
+/* CLBlast as an engine: a Gemm call a product, or Gemv at one row; with its own parameters, and
  * with overridden ones. Also the order of the original class, x (A B): this library's weight, then
  * one Gemm. The one file of the benchmark that names CLBlast.
  *
@@ -16,7 +16,7 @@
 #define MOST_SEED_FLOPS 4e9
 
 struct state {
-  cl_mem t;               /* x A, or W in the original order */
+  cl_mem w;               /* W in the original order */
   clora_context *context; /* of the original order */
   clora_layer *layer;
   cl_mem scratch;
@@ -24,13 +24,18 @@ struct state {
 
 struct operand {
   cl_mem mem;
-  size_t offset, rows, cols;
+  size_t offset, rows, cols; /* as stored */
+  CLBlastTranspose turned;
 };
 
+/* In f16 every operand is, t too. */
 static struct operand view(const struct bench_stage *stage, size_t set,
-                           enum bench_operand operand) {
-  clora_matrix m = bench_stage_matrix(stage, set, operand);
-  return (struct operand){m.mem, m.offset, m.rows, m.cols};
+                           struct bench_factor factor) {
+  const struct bench_case *c = &stage->problem;
+  size_t bytes = set * stage->set_bytes + stage->offset[factor.operand];
+  return (struct operand){stage->arena, bytes / clora_dtype_size(c->dtype),
+                          bench_rows_of(c, factor.operand), bench_cols_of(c, factor.operand),
+                          factor.turned ? CLBlastTransposeYes : CLBlastTransposeNo};
 }
 
 static bool open_plain(struct bench_stage *stage, void **result) {
@@ -40,6 +45,11 @@ static bool open_plain(struct bench_stage *stage, void **result) {
 
 static bool check_dtype(struct bench_stage *stage) {
   clora_dtype dtype = stage->problem.dtype;
+  bool trains = stage->problem.op != BENCH_FORWARD;
+  if (bench_op_of(&stage->problem)->product_count == 0) {
+    return bench_unable(stage, "CLBlast has no optimizer");
+  }
+  if (trains && dtype != CLORA_F32) return bench_unable(stage, "f32 alone: gradients are f32");
   if (dtype == CLORA_BF16) return bench_unable(stage, "CLBlast has no bf16");
   if (dtype == CLORA_F16 && !stage->device->about.has_fp16) {
     return bench_unable(stage, "CLBlast's f16 needs cl_khr_fp16");
@@ -53,9 +63,10 @@ static CLBlastStatusCode gemm_half(struct operand a, struct operand b, struct op
   cl_half alpha_half, beta_half;
   clora_pack(CLORA_F16, 1, &alpha, &alpha_half);
   clora_pack(CLORA_F16, 1, &beta, &beta_half);
-  return CLBlastHgemm(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, c.rows, c.cols,
-                      a.cols, alpha_half, a.mem, a.offset, a.cols, b.mem, b.offset, b.cols,
-                      beta_half, c.mem, c.offset, c.cols, &queue, event);
+  return CLBlastHgemm(CLBlastLayoutRowMajor, a.turned, b.turned, c.rows, c.cols,
+                      a.turned == CLBlastTransposeYes ? a.rows : a.cols, alpha_half, a.mem,
+                      a.offset, a.cols, b.mem, b.offset, b.cols, beta_half, c.mem, c.offset, c.cols,
+                      &queue, event);
 }
 
 static CLBlastStatusCode gemv_half(struct operand a, struct operand b, struct operand c,
@@ -74,52 +85,51 @@ static CLBlastStatusCode multiply(const struct bench_stage *stage, struct operan
                                   struct operand b, struct operand c, float alpha, float beta,
                                   cl_command_queue queue, cl_event *event) {
   bool is_half = stage->problem.dtype == CLORA_F16;
-  if (is_half && c.rows == 1) return gemv_half(a, b, c, alpha, beta, queue, event);
+  bool is_row = c.rows == 1 && stage->problem.op == BENCH_FORWARD;
+  if (is_half && is_row) return gemv_half(a, b, c, alpha, beta, queue, event);
   if (is_half) return gemm_half(a, b, c, alpha, beta, queue, event);
-  if (c.rows == 1) { /* c^T = beta c^T + alpha b^T a^T */
+  if (is_row) { /* c^T = beta c^T + alpha b^T a^T */
     return CLBlastSgemv(CLBlastLayoutRowMajor, CLBlastTransposeYes, b.rows, b.cols, alpha, b.mem,
                         b.offset, b.cols, a.mem, a.offset, 1, beta, c.mem, c.offset, 1, &queue,
                         event);
   }
-  return CLBlastSgemm(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, c.rows, c.cols,
-                      a.cols, alpha, a.mem, a.offset, a.cols, b.mem, b.offset, b.cols, beta, c.mem,
-                      c.offset, c.cols, &queue, event);
+  return CLBlastSgemm(CLBlastLayoutRowMajor, a.turned, b.turned, c.rows, c.cols,
+                      a.turned == CLBlastTransposeYes ? a.rows : a.cols, alpha, a.mem, a.offset,
+                      a.cols, b.mem, b.offset, b.cols, beta, c.mem, c.offset, c.cols, &queue,
+                      event);
 }
 
 static bool check_status(struct bench_stage *stage, CLBlastStatusCode status) {
   return status == CLBlastSuccess || bench_unable(stage, "CLBlast: status %d", (int)status);
 }
 
-static bool clear(struct bench_stage *stage, cl_mem mem, size_t bytes) {
-  static const cl_short zero = 0;
-  return clEnqueueFillBuffer(stage->device->queue, mem, &zero, sizeof zero, 0, bytes, 0, NULL,
-                             NULL) == CL_SUCCESS ||
-         bench_unable(stage, "clEnqueueFillBuffer failed");
-}
-
-/* ---- two products ---- */
+/* ---- the products ---- */
 
 static bool call_products(struct bench_stage *stage, void *opaque, size_t set,
                           cl_command_queue queue, cl_event *event) {
-  struct state *state = opaque;
-  const struct bench_case *c = &stage->problem;
-  struct operand x = view(stage, set, BENCH_X), a = view(stage, set, BENCH_A);
-  struct operand b = view(stage, set, BENCH_B), y = view(stage, set, BENCH_Y);
-  struct operand t = {state->t, 0, c->rows, c->r};
-  return check_status(stage, multiply(stage, x, a, t, 1, 0, queue, NULL)) &&
-         check_status(stage, multiply(stage, t, b, y, BENCH_SCALE, c->beta, queue, event));
+  const struct bench_op_about *op = bench_op_of(&stage->problem);
+  (void)opaque;
+  for (size_t i = 0; i < op->product_count; i++) {
+    const struct bench_product *p = &op->products[i];
+    bool is_last = i + 1 == op->product_count;
+    CLBlastStatusCode status = multiply(
+        stage, view(stage, set, p->in), view(stage, set, p->weight),
+        view(stage, set, (struct bench_factor){p->out, false}), p->is_scaled ? BENCH_SCALE : 1,
+        p->out == BENCH_Y ? stage->problem.beta : 0, queue, is_last ? event : NULL);
+    if (!check_status(stage, status)) return false;
+  }
+  return true;
 }
 
 static bool prepare_products(struct bench_stage *stage, void *opaque) {
-  struct state *state = opaque;
   const struct bench_case *c = &stage->problem;
   if (!check_dtype(stage)) return false;
-  size_t bytes = c->rows * c->r * clora_dtype_size(c->dtype);
-  if (!bench_scratch(stage, bytes, &state->t) || !clear(stage, state->t, bytes)) return false;
-  snprintf(stage->plan, sizeof stage->plan, "two %c%s calls", c->dtype == CLORA_F16 ? 'H' : 'S',
-           c->rows == 1 ? "gemv" : "gemm");
+  bool is_row = c->rows == 1 && c->op == BENCH_FORWARD;
+  snprintf(stage->plan, sizeof stage->plan, "%zu %c%s calls%s", bench_op_of(c)->product_count,
+           c->dtype == CLORA_F16 ? 'H' : 'S', is_row ? "gemv" : "gemm",
+           c->op == BENCH_STEP ? ", without the optimizer" : "");
   /* The first call compiles. */
-  return call_products(stage, state, 0, stage->device->queue, NULL) &&
+  return call_products(stage, opaque, 0, stage->device->queue, NULL) &&
          (clFinish(stage->device->queue) == CL_SUCCESS || bench_unable(stage, "the device failed"));
 }
 
@@ -161,7 +171,8 @@ static bool open_tuned(struct bench_stage *stage, void **result) {
 }
 
 static bool prepare_tuned(struct bench_stage *stage, void *state) {
-  if (stage->problem.rows == 1) return bench_unable(stage, "at one row CLBlast's Gemv is measured");
+  bool is_row = stage->problem.rows == 1 && stage->problem.op == BENCH_FORWARD;
+  if (is_row) return bench_unable(stage, "at one row CLBlast's Gemv is measured");
   if (stage->problem.dtype != CLORA_F32) return bench_unable(stage, "tuned for f32 alone");
   return prepare_products(stage, state);
 }
@@ -179,7 +190,7 @@ static bool open_seed(struct bench_stage *stage, void **result) {
 }
 
 static clora_matrix view_weight(const struct bench_stage *stage, const struct state *state) {
-  return (clora_matrix){.mem = state->t, .rows = stage->problem.d_in, .cols = stage->problem.d_out};
+  return (clora_matrix){.mem = state->w, .rows = stage->problem.d_in, .cols = stage->problem.d_out};
 }
 
 /* W is formed from one layer, in every call: that is what the class does. */
@@ -188,12 +199,13 @@ static bool call_seed(struct bench_stage *stage, void *opaque, size_t set, cl_co
   struct state *state = opaque;
   const clora_weight_options options = {.scratch = state->scratch};
   clora_matrix w = view_weight(stage, state);
-  struct operand weight = {state->t, 0, w.rows, w.cols};
+  struct operand weight = {state->w, 0, w.rows, w.cols, CLBlastTransposeNo};
   if (clora_enqueue_weight(queue, state->layer, &w, &options, 0, NULL, NULL) != CLORA_OK) {
     return bench_unable(stage, "%s", clora_error());
   }
   return check_status(
-      stage, multiply(stage, view(stage, set, BENCH_X), weight, view(stage, set, BENCH_Y), 1,
+      stage, multiply(stage, view(stage, set, (struct bench_factor){BENCH_X, false}), weight,
+                      view(stage, set, (struct bench_factor){BENCH_Y, false}), 1,
                       stage->problem.beta, queue, event));
 }
 
@@ -217,6 +229,7 @@ static bool prepare_seed(struct bench_stage *stage, void *opaque) {
   struct state *state = opaque;
   const struct bench_case *c = &stage->problem;
   double flops = 2.0 * (double)c->d_in * (double)c->d_out * (double)(c->rows + c->r);
+  if (c->op != BENCH_FORWARD) return bench_unable(stage, "its forward alone is measured");
   if (c->dtype != CLORA_F32) return bench_unable(stage, "measured in f32 alone");
   if (flops > MOST_SEED_FLOPS) {
     return bench_unable(stage, "%.0f Gflop: too many to wait for", flops * 1e-9);
@@ -230,7 +243,7 @@ static bool prepare_seed(struct bench_stage *stage, void *opaque) {
     return bench_unable(stage, "%s", clora_error());
   }
   return bench_scratch(stage, bytes, &state->scratch) &&
-         bench_scratch(stage, c->d_in * c->d_out * sizeof(float), &state->t) &&
+         bench_scratch(stage, c->d_in * c->d_out * sizeof(float), &state->w) &&
          call_seed(stage, state, 0, stage->device->queue, NULL) &&
          (clFinish(stage->device->queue) == CL_SUCCESS || bench_unable(stage, "the device failed"));
 }
@@ -238,7 +251,7 @@ static bool prepare_seed(struct bench_stage *stage, void *opaque) {
 static void release(void *opaque) {
   struct state *state = opaque;
   clora_layer_destroy(state->layer);
-  if (state->t != NULL) clReleaseMemObject(state->t);
+  if (state->w != NULL) clReleaseMemObject(state->w);
   if (state->scratch != NULL) clReleaseMemObject(state->scratch);
   *state = (struct state){.context = state->context};
 }

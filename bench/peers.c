@@ -53,7 +53,8 @@ static void add(const struct bench_device *device, const struct entry *entry,
 static bool loads(const struct bench_device *device, struct bench_peer *peer) {
   struct bench_device small = *device;
   small.host_arena_bytes = 1 << 16;
-  struct bench_request request = {.kind = BENCH_PREPARE, .problem = {"", 1, 8, 8, 1, CLORA_F32, 0}};
+  struct bench_request request = {.kind = BENCH_PREPARE,
+                                  .problem = {"", BENCH_FORWARD, 1, 8, 8, 1, CLORA_F32, 0}};
   struct bench_reply reply;
   bool worked = bench_ask(peer, &small, &request, &reply, NULL);
   bench_peers_close(peer, 1); /* the one that is measured has its own arena */

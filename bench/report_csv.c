@@ -55,14 +55,15 @@ int bench_report_csv(const struct bench_run *run, const char *path) {
   fputs(
       "device,case,rows,d_in,d_out,r,dtype,beta,peer,status,cold,cold_p10,cold_p90,warm,warm_p10,"
       "warm_p90,event,event_p10,event_p90,percent_of_limit,ratio_to_clora,ratio_low95,ratio_high95,"
-      "error_over_bound,text,limit\n",
+      "error_over_bound,text,limit,operation,launches\n",
       file);
   for (size_t i = 0; i < run->row_count; i++) {
     const struct bench_row *row = &run->rows[i];
     for (size_t j = 0; j < row->result_count; j++) {
       put_case(file, run, row);
       put_result(file, row, &row->results[j]);
-      fprintf(file, "%.9g\n", bench_look(row).limit_seconds);
+      fprintf(file, "%.9g,%s,%zu\n", bench_look(row).limit_seconds,
+              bench_op_of(&row->problem)->name, row->results[j].launches);
     }
   }
   return bench_commit(file, path);

@@ -104,6 +104,7 @@ static json_t *describe_result(const struct bench_row *row, const struct bench_r
   put_real(object, "error_over_bound", result->error);
   json_object_set_new(object, "seconds", samples);
   if (result->status != BENCH_MEASURED) return object;
+  put_count(object, "launches", result->launches);
   for (int mode = 0; mode < BENCH_MODES; mode++) {
     const char *name = bench_mode_name((enum bench_mode)mode);
     json_object_set_new(samples, name, make_samples(row->rounds, result->samples[mode]));
@@ -136,6 +137,7 @@ static json_t *describe_row(const struct bench_row *row) {
   const struct bench_case *c = &row->problem;
   json_t *object = json_object(), *results = json_array();
   put_text(object, "case", c->name);
+  put_text(object, "operation", bench_op_of(c)->name);
   put_count(object, "device", row->device);
   put_count(object, "rows", c->rows);
   put_count(object, "d_in", c->d_in);

@@ -154,6 +154,8 @@ static void put_measured(struct bench_table *table, const struct bench_row *row,
   put_number(table, cold.high, 1e3);
   put_number(table, bench_spread(row->rounds, result->samples[BENCH_WARM]).median, 1e3);
   put_number(table, bench_spread(row->rounds, result->events).median, 1e3);
+  if (result->launches > 0) bench_cell(table, "%zu", result->launches);
+  if (result->launches == 0) bench_cell(table, "%s", ""); /* on the host */
   put_percent(table, bench_percent(row, result));
   put_ratio(table, row, result, bench_find_result(row, "clora"));
 }
@@ -166,17 +168,17 @@ static void put_peer(struct bench_table *table, const struct bench_row *row,
     put_measured(table, row, result);
   } else {
     bench_cell(table, "%s", result->status == BENCH_WRONG_RESULT ? "wrong" : "-");
-    for (int i = 0; i < 6; i++) bench_cell(table, "%s", "");
+    for (int i = 0; i < 7; i++) bench_cell(table, "%s", "");
   }
   put_number(table, result->error, 1);
   bench_cell(table, "%s", result->text);
 }
 
 static void print_peers(const struct bench_run *run, size_t device) {
-  static const char *const titles[] = {
-      "case",     "peer",     "cold ms",        "p10",           "p90", "warm ms",
-      "event ms", "of limit", "time / clora's", "error / bound", "how"};
-  struct bench_table table = {.align = "llrrrrrrrrl"};
+  static const char *const titles[] = {"case",     "peer",           "cold ms",       "p10",
+                                       "p90",      "warm ms",        "event ms",      "launches",
+                                       "of limit", "time / clora's", "error / bound", "how"};
+  struct bench_table table = {.align = "llrrrrrrrrrl"};
   put_header(&table, titles);
   for (size_t i = 0; i < run->row_count; i++) {
     const struct bench_row *row = &run->rows[i];

@@ -106,7 +106,9 @@ static bool take_turn(struct bench_server *server, const struct bench_request *r
     if (!call(server, next_set(server, request->mode), &dropped)) return false;
   }
   for (unsigned i = 0; i < calls; i++) {
+    size_t before = bench_launches();
     if (!call(server, next_set(server, request->mode), &times[i])) return false;
+    reply->launches = bench_launches() - before;
   }
   reply->host_seconds = bench_quantile(calls, times, 0.5);
   if (request->mode == BENCH_WARM || stage->on_host || !request->wants_events) return true;
@@ -116,14 +118,13 @@ static bool take_turn(struct bench_server *server, const struct bench_request *r
 static bool read_rows(struct bench_server *server, const struct bench_request *request,
                       struct bench_reply *reply, float *values) {
   struct bench_stage *stage = &server->stage;
-  size_t set = request->fresh ? 0 : stage->next_set;
-  double seconds = 0;
-  if (request->fresh) {
-    if (!bench_stage_restore(stage, set) || !call(server, set, &seconds)) return false;
-    reply->host_seconds = seconds;
+  size_t set = request->is_first_set ? 0 : stage->next_set;
+  if (request->computes) {
+    if (!bench_stage_restore(stage, set)) return false;
+    if (!call(server, set, &reply->host_seconds)) return false;
   }
-  reply->value_count = request->row_count * stage->problem.d_out;
-  return bench_stage_read(stage, set, request->row_count, request->rows, values);
+  reply->value_count = request->row_count * bench_cols_of(&stage->problem, request->operand);
+  return bench_stage_read(stage, set, request->operand, request->row_count, request->rows, values);
 }
 
 void bench_serve(struct bench_server *server, const struct bench_request *request,

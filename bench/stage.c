@@ -134,8 +134,11 @@ static size_t count_values(const struct bench_case *c, enum bench_operand operan
 
 static void lay_out(struct bench_stage *stage) {
   stage->set_bytes = 0;
+  const struct bench_op_about *op = bench_op_of(&stage->problem);
   for (int operand = 0; operand < BENCH_OPERANDS; operand++) {
-    size_t bytes = count_values(&stage->problem, operand) * clora_dtype_size(stage->problem.dtype);
+    if (!bench_has(op->inputs | op->outputs | op->scratch, operand)) continue;
+    size_t size = clora_dtype_size(bench_dtype_of(&stage->problem, operand));
+    size_t bytes = count_values(&stage->problem, operand) * size;
     stage->offset[operand] = stage->set_bytes;
     stage->set_bytes += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   }
@@ -147,21 +150,23 @@ void *bench_stage_pointer(const struct bench_stage *stage, size_t set, enum benc
 
 clora_matrix bench_stage_matrix(const struct bench_stage *stage, size_t set,
                                 enum bench_operand operand) {
-  size_t size = clora_dtype_size(stage->problem.dtype);
+  clora_dtype dtype = bench_dtype_of(&stage->problem, operand);
+  size_t size = clora_dtype_size(dtype);
   return (clora_matrix){.mem = stage->arena,
                         .offset = (set * stage->set_bytes + stage->offset[operand]) / size,
                         .rows = bench_rows_of(&stage->problem, operand),
                         .cols = bench_cols_of(&stage->problem, operand),
-                        .dtype = stage->problem.dtype};
+                        .dtype = dtype};
 }
 
-/* An operand as stored. Where beta is 0, y is poisoned: 0xff is a NaN in each dtype, 0x7b a huge
- * number. */
+/* An operand as stored. What is written without being read is poisoned: 0xff is a NaN in each
+ * dtype, 0x7b a huge number. */
 static void draw_operand(const struct bench_stage *stage, enum bench_operand operand,
                          char *stored) {
   const struct bench_case *c = &stage->problem;
-  size_t count = count_values(c, operand), size = clora_dtype_size(c->dtype);
-  if (operand == BENCH_Y && c->beta == 0) {
+  clora_dtype dtype = bench_dtype_of(c, operand);
+  size_t count = count_values(c, operand), size = clora_dtype_size(dtype);
+  if (!bench_is_read(c, operand)) {
     memset(stored, stage->reads_y ? 0x7b : 0xff, count * size);
     return;
   }
@@ -169,7 +174,7 @@ static void draw_operand(const struct bench_stage *stage, enum bench_operand ope
   for (size_t i = 0; i < count; i += CHUNK) {
     size_t n = count - i < CHUNK ? count - i : CHUNK;
     bench_values(c, operand, i, n, values);
-    clora_pack(c->dtype, n, values, stored + i * size);
+    clora_pack(dtype, n, values, stored + i * size);
   }
 }
 
@@ -194,15 +199,23 @@ static bool copy_set(struct bench_stage *stage, size_t set) {
   return code == CL_SUCCESS || bench_unable(stage, "clEnqueueCopyBuffer: OpenCL error %d", code);
 }
 
-static bool fill_first(struct bench_stage *stage) {
-  char *stored = malloc(stage->set_bytes);
-  if (stored == NULL) return bench_unable(stage, "no memory for %zu bytes", stage->set_bytes);
-  for (int operand = 0; operand < BENCH_OPERANDS; operand++) {
-    draw_operand(stage, operand, stored + stage->offset[operand]);
-  }
-  bool worked = write_bytes(stage, 0, stage->set_bytes, stored);
+static bool fill_operand(struct bench_stage *stage, size_t set, enum bench_operand operand) {
+  const struct bench_case *c = &stage->problem;
+  size_t bytes = count_values(c, operand) * clora_dtype_size(bench_dtype_of(c, operand));
+  char *stored = malloc(bytes);
+  if (stored == NULL) return bench_unable(stage, "no memory for %zu bytes", bytes);
+  draw_operand(stage, operand, stored);
+  bool worked = write_bytes(stage, set * stage->set_bytes + stage->offset[operand], bytes, stored);
   free(stored);
   return worked;
+}
+
+static bool fill_operands(struct bench_stage *stage, size_t set, unsigned operands) {
+  for (int operand = 0; operand < BENCH_OPERANDS; operand++) {
+    if (!bench_has(operands, operand)) continue;
+    if (!fill_operand(stage, set, operand)) return false;
+  }
+  return true;
 }
 
 bool bench_stage_fill(struct bench_stage *stage) {
@@ -212,7 +225,8 @@ bool bench_stage_fill(struct bench_stage *stage) {
   stage->set_count = stage->bytes / stage->set_bytes;
   if (stage->set_count > MOST_SETS) stage->set_count = MOST_SETS;
   stage->next_set = 0;
-  if (!fill_first(stage)) return false;
+  const struct bench_op_about *op = bench_op_of(&stage->problem);
+  if (!fill_operands(stage, 0, op->inputs | op->outputs | op->scratch)) return false;
   for (size_t set = 1; set < stage->set_count; set++) {
     if (!copy_set(stage, set)) return false;
   }
@@ -221,14 +235,7 @@ bool bench_stage_fill(struct bench_stage *stage) {
 }
 
 bool bench_stage_restore(struct bench_stage *stage, size_t set) {
-  const struct bench_case *c = &stage->problem;
-  size_t bytes = c->rows * c->d_out * clora_dtype_size(c->dtype);
-  char *stored = malloc(bytes);
-  if (stored == NULL) return bench_unable(stage, "no memory for %zu bytes", bytes);
-  draw_operand(stage, BENCH_Y, stored);
-  bool worked = write_bytes(stage, set * stage->set_bytes + stage->offset[BENCH_Y], bytes, stored);
-  free(stored);
-  return worked;
+  return fill_operands(stage, set, bench_op_of(&stage->problem)->outputs);
 }
 
 static bool read_row(struct bench_stage *stage, size_t at, size_t bytes, void *stored) {
@@ -241,16 +248,17 @@ static bool read_row(struct bench_stage *stage, size_t at, size_t bytes, void *s
   return code == CL_SUCCESS || bench_unable(stage, "clEnqueueReadBuffer: OpenCL error %d", code);
 }
 
-bool bench_stage_read(struct bench_stage *stage, size_t set, size_t count, const size_t *rows,
-                      float *values) {
+bool bench_stage_read(struct bench_stage *stage, size_t set, enum bench_operand operand,
+                      size_t count, const size_t *rows, float *values) {
   const struct bench_case *c = &stage->problem;
-  size_t bytes = c->d_out * clora_dtype_size(c->dtype);
-  size_t y = set * stage->set_bytes + stage->offset[BENCH_Y];
+  clora_dtype dtype = bench_dtype_of(c, operand);
+  size_t cols = bench_cols_of(c, operand), bytes = cols * clora_dtype_size(dtype);
+  size_t first = set * stage->set_bytes + stage->offset[operand];
   char *stored = malloc(bytes);
   bool worked = stored != NULL;
   for (size_t i = 0; i < count && worked; i++) {
-    worked = read_row(stage, y + rows[i] * bytes, bytes, stored);
-    if (worked) clora_unpack(c->dtype, c->d_out, stored, values + i * c->d_out);
+    worked = read_row(stage, first + rows[i] * bytes, bytes, stored);
+    if (worked) clora_unpack(dtype, cols, stored, values + i * cols);
   }
   free(stored);
   return worked;

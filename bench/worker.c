@@ -151,7 +151,8 @@ static int answer_all(struct bench_server *server, int from, int to) {
   float *values = NULL;
   size_t capacity = 0;
   while (bench_receive(from, &request, sizeof request, 1e6)) {
-    size_t most = request.kind == BENCH_READ ? request.row_count * server->stage.problem.d_out : 0;
+    size_t cols = bench_cols_of(&server->stage.problem, request.operand);
+    size_t most = request.kind == BENCH_READ ? request.row_count * cols : 0;
     values = grow(values, most, &capacity);
     bench_serve(server, &request, &reply, values);
     if (!bench_send(to, &reply, sizeof reply)) break;

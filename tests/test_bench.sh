@@ -149,6 +149,22 @@ expect 0 compare run.json run.json
 lines 6 ' SAME +\|' out
 says out '^0 faster, 0 slower, 6 the same, 0 unsure'
 
+# ---- training: every operation against float64, by products too where there is a BLAS ----
+
+echo '{"floors": [{"operation": "step", "most_launches": 99}]}' >launches.json
+echo '{"floors": [{"operation": "stroll", "most_launches": 99}]}' >unknown.json
+shape='rows=37,d_in=70,d_out=33,r=5'
+for operation in backward optimizer; do
+  expect 0 $operation --shape $shape --peers openblas --rounds 1 --json run.json
+  says_not out '\| wrong '
+  says run.json "\"operation\": \"$operation\"" '"launches": [1-9]'
+done
+expect 0 step --shape $shape,dtype=bf16 --peers openblas --rounds 1 --floors launches.json
+says_not out '\| wrong '
+says out '^PASS  step 70x33 rows=37 r=5 bf16 .* at most 99 launches: [1-9]' '^1 floors passed, 0 missed'
+expect 2 step --shape $shape --peers none --rounds 1 --floors unknown.json
+expect 2 step --shape beta=1
+
 # ---- a shape, floors, and outputs that cannot be written ----
 
 cat >floors.json <<END
