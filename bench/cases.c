@@ -108,7 +108,7 @@ static const struct entry entries[] = {
     {"reduce", BENCH_REDUCE, "bert-base.up", 768, 3072, {4096}, {8}, F32 | BF16, BETA_0},
     {"step", BENCH_STEP, "llama3-8b.q", 4096, 4096, {1024}, {8, 16, 32, 64}, F32, BETA_0},
     {"step", BENCH_STEP, "bert-base.up", 768, 3072, {4096}, {8}, F32 | BF16, BETA_0},
-    {"optimizer", BENCH_OPTIMIZER, "llama3-8b.q", 4096, 4096, {1}, {256}, F32 | BF16, BETA_0},
+    {"optimizer", BENCH_OPTIMIZER, "llama3-8b.q", 4096, 4096, {1}, {256}, F32, BETA_0},
 
     /* Sizes that no tile divides. */
     {"full", BENCH_FORWARD, "edge", 1000, 129, {1, 3, 17, 1001}, {3, 7, 12}, F32, BETA_0},

@@ -110,6 +110,9 @@ static bool copy_gradient(struct bench_stage *stage, struct set *set, size_t ind
 
 static bool make_optimizer(struct bench_stage *stage, struct state *state, struct set *set,
                            size_t index) {
+  if (stage->problem.dtype != CLORA_F32) { /* masters go on where values were restored */
+    return bench_unable(stage, "measured in f32 alone; step measures the others");
+  }
   const clora_parameter parameters[] = {{.value = bench_stage_matrix(stage, index, BENCH_A)},
                                         {.value = bench_stage_matrix(stage, index, BENCH_B)}};
   return check(stage,
