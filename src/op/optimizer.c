@@ -284,7 +284,8 @@ static clora_status prepare(const clora_optimizer *o, bool may_build, struct ker
       updates[] = {[CLORA_ADAMW] = {clora__source_optimizer, "optimizer_adamw", clora__check_adamw},
                    [CLORA_SGD] = {clora__source_optimizer, "optimizer_sgd", clora__check_sgd}};
   struct clora__knobs knobs = {0};
-  clora__knob(&knobs, "GROUP", clora__group_size(o->context, GROUP_LIMIT));
+  bool is_cpu = (o->context->device.type & CL_DEVICE_TYPE_CPU) != 0;
+  clora__knob(&knobs, "GROUP", clora__group_size(o->context, is_cpu ? 1 : GROUP_LIMIT));
   clora__knob(&knobs, "MASTERS", 0);
   TRY(clora__task(o->context, &norm, &knobs, may_build, &kernels->norm));
   TRY(clora__task(o->context, &status, &knobs, may_build, &kernels->status));
