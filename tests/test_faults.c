@@ -53,6 +53,7 @@ struct fixture {
   clora_layer *layer;
   cl_command_queue queue, unordered;
   struct guarded x, y, w, dx, da, db, dscale;
+  clora_optimizer *optimizer;
 };
 
 static struct fixture make_fixture(void) {
@@ -76,6 +77,7 @@ static void free_fixture(struct fixture *f) {
   if (f->unordered != NULL) clReleaseCommandQueue(f->unordered);
   struct guarded *buffers[] = {&f->x, &f->y, &f->w, &f->dx, &f->da, &f->db, &f->dscale};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) guarded_free(buffers[i]);
+  clora_optimizer_destroy(f->optimizer);
   clora_layer_destroy(f->layer);
   clora_context_destroy(f->context);
 }
@@ -127,6 +129,27 @@ static clora_status backward_step(void *data) {
       .dx = &f->dx.matrix, .da = &f->da.matrix, .db = &f->db.matrix, .dscale = &f->dscale.matrix};
   return clora_enqueue_backward(f->queue, f->layer, &f->x.matrix, &f->y.matrix, &options, 0, NULL,
                                 NULL);
+}
+
+static clora_status make_optimizer(struct fixture *f, clora_optimizer **optimizer) {
+  clora_layer_info info;
+  clora_status status = clora_layer_describe(f->layer, &info);
+  if (status != CLORA_OK) return status;
+  const clora_parameter parameters[] = {{.value = info.a}, {.value = info.scale_matrix}};
+  return clora_optimizer_create(f->context, NULL, parameters, 2, optimizer);
+}
+
+static clora_status create_optimizer_step(void *data) {
+  clora_optimizer *optimizer = NULL;
+  clora_status status = make_optimizer(data, &optimizer);
+  ck_assert_msg((status == CLORA_OK) == (optimizer != NULL), "an optimizer without success");
+  clora_optimizer_destroy(optimizer);
+  return status;
+}
+
+static clora_status optimizer_step(void *data) {
+  struct fixture *f = data;
+  return clora_enqueue_step(f->queue, f->optimizer, 1e-3, 0, NULL, NULL);
 }
 
 static clora_status transfer_step(void *data) {
@@ -182,6 +205,10 @@ START_TEST(calls_survive_every_fault) {
   ck_assert_int_gt(walk("weight", weight_step, &f, 100000), 20);
   ck_ok(backward_step(&f)); /* prepares it */
   ck_assert_int_gt(walk("backward", backward_step, &f, 100000), 60);
+  ck_assert_int_gt(walk("optimizer", create_optimizer_step, &f, 100000), 20);
+  ck_ok(make_optimizer(&f, &f.optimizer));
+  ck_ok(optimizer_step(&f)); /* prepares it */
+  ck_assert_int_gt(walk("step", optimizer_step, &f, 100000), 20);
   ck_assert_int_gt(walk("transfers", transfer_step, &f, 100000), 4);
   clFinish(f.queue);
   free_fixture(&f);

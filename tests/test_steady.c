@@ -48,6 +48,9 @@ struct call {
   clora_layer *layer;
   struct guarded x, y, w;
   cl_mem scratch;
+  clora_optimizer *optimizer; /* of a training step, which reads dy where y is */
+  struct guarded t, dx;
+  clora_matrix da, db, dscale;
 };
 
 static clora_status forward(const struct call *c) {
@@ -59,6 +62,32 @@ static clora_status forward(const struct call *c) {
 static clora_status weight(const struct call *c) {
   const clora_weight_options options = {.scratch = c->scratch};
   return clora_enqueue_weight(c->queue, c->layer, &c->w.matrix, &options, 0, NULL, NULL);
+}
+
+static void step_options(const struct call *c, clora_forward_options *forward_options,
+                         clora_backward_options *backward_options) {
+  *forward_options = (clora_forward_options){.t = &c->t.matrix, .scratch = c->scratch};
+  *backward_options = (clora_backward_options){.dx = &c->dx.matrix,
+                                               .da = &c->da,
+                                               .db = &c->db,
+                                               .dscale = &c->dscale,
+                                               .t = &c->t.matrix,
+                                               .scratch = c->scratch};
+}
+
+/* Forward, backward and AdamW of A, B and the scale; y is its own gradient. */
+static clora_status train(const struct call *c) {
+  clora_forward_options f;
+  clora_backward_options b;
+  step_options(c, &f, &b);
+  clora_status status =
+      clora_enqueue_forward(c->queue, c->layer, &c->x.matrix, &c->y.matrix, &f, 0, NULL, NULL);
+  if (status == CLORA_OK) {
+    status =
+        clora_enqueue_backward(c->queue, c->layer, &c->x.matrix, &c->y.matrix, &b, 0, NULL, NULL);
+  }
+  if (status != CLORA_OK) return status;
+  return clora_enqueue_step(c->queue, c->optimizer, 1e-6, 0, NULL, NULL);
 }
 
 static cl_mem make_scratch(clora_context *context, const struct call *c) {
@@ -125,4 +154,52 @@ START_TEST(a_prepared_call_makes_nothing_and_waits_for_nothing) {
 }
 END_TEST
 
-DEVICE_TEST_MAIN("steady", the_counters_count, a_prepared_call_makes_nothing_and_waits_for_nothing)
+static void open_training(clora_context *context, struct call *c) {
+  clora_layer_info info;
+  clora_forward_options f;
+  clora_backward_options b;
+  size_t forward_bytes, backward_bytes;
+  cl_int code;
+  ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = DIM, .dim_out = DIM_OUT},
+                           &c->layer));
+  ck_ok(clora_layer_describe(c->layer, &info));
+  const clora_parameter parameters[] = {
+      {.value = info.a}, {.value = info.b}, {.value = info.scale_matrix, .multiple = 8}};
+  ck_ok(clora_optimizer_create(context, &(clora_optimizer_options){.clip_norm = 1}, parameters, 3,
+                               &c->optimizer));
+  ck_ok(clora_optimizer_gradient(c->optimizer, 0, &c->da));
+  ck_ok(clora_optimizer_gradient(c->optimizer, 1, &c->db));
+  ck_ok(clora_optimizer_gradient(c->optimizer, 2, &c->dscale));
+  step_options(c, &f, &b);
+  ck_ok(clora_forward_workspace(c->layer, &c->x.matrix, &c->y.matrix, &f, &forward_bytes));
+  ck_ok(clora_backward_workspace(c->layer, &c->x.matrix, &c->y.matrix, &b, &backward_bytes));
+  c->scratch = clCreateBuffer(clora_context_opencl(context), CL_MEM_READ_WRITE,
+                              forward_bytes + backward_bytes + 64, NULL, &code);
+  ck_assert_int_eq(code, CL_SUCCESS);
+}
+
+/* Two launches of forward, five of backward with the gradient of the scale, three of the optimizer.
+ */
+START_TEST(a_training_step_makes_nothing_after_the_first) {
+  clora_context *context = context_of(NULL);
+  struct call c = {.queue = ordered_queue(context)};
+  c.x = guarded_create(context, 21, DIM, (struct layout){0}, NULL);
+  c.y = guarded_create(context, 21, DIM_OUT, (struct layout){0}, NULL);
+  c.t = guarded_create(context, 21, 8, (struct layout){0}, NULL);
+  c.dx = guarded_create(context, 21, DIM, (struct layout){0}, NULL);
+  open_training(context, &c);
+  check_calls(&c, train, 10);
+  clora_optimizer_report report;
+  ck_ok(clora_optimizer_read(c.optimizer, &report));
+  ck_assert_uint_eq(report.steps + report.skipped, CALLS + 1);
+  clora_optimizer_destroy(c.optimizer);
+  clora_layer_destroy(c.layer);
+  struct guarded *buffers[] = {&c.x, &c.y, &c.t, &c.dx};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) guarded_free(buffers[i]);
+  clReleaseMemObject(c.scratch);
+  clReleaseCommandQueue(c.queue);
+}
+END_TEST
+
+DEVICE_TEST_MAIN("steady", the_counters_count, a_prepared_call_makes_nothing_and_waits_for_nothing,
+                 a_training_step_makes_nothing_after_the_first)
