@@ -180,23 +180,7 @@ START_TEST(the_newest_are_kept_and_leftovers_removed) {
 }
 END_TEST
 
-START_TEST(a_base_gives_its_tensors) {
-  const char *path = TEST_DATA "/training/real/base.safetensors";
-  clora_base *base;
-  clora_array array = {0};
-  ck_ok(clora_base_open(&path, 1, &base));
-  ck_ok(clora_base_read(base, "encoder.layer.5.attention.self.query.weight", &array));
-  ck_assert(array.rank == 2 && array.shape[0] == 384 && array.shape[1] == 384);
-  clora_array_free(&array);
-  ck_assert(clora_base_has(base, "encoder.layer.5.attention.self.query.bias"));
-  ck_assert(!clora_base_has(base, "query.bias"));
-  ck_fails(clora_base_read(base, "query", &array), CLORA_INVALID_ARGUMENT,
-           "the base has no tensor \"query\"");
-  clora_base_close(base);
-}
-END_TEST
-
 DEVICE_TEST_MAIN("checkpoint", steps_go_on_bit_for_bit,
                  a_state_that_does_not_fit_is_refused_by_name,
                  every_fault_leaves_the_older_checkpoint_alone,
-                 the_newest_are_kept_and_leftovers_removed, a_base_gives_its_tensors)
+                 the_newest_are_kept_and_leftovers_removed)
