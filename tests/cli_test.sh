@@ -1,8 +1,8 @@
-# What the tests of the command line share: they source this file with the path of clora as $1, and
-# are then in a folder of their own, which disappears with them, with a store of their own.
+# What the tests of clora and clora-bench share: they source this file with the path of the program
+# as $1, and are then in a folder of their own, which disappears with them, with a store of their own.
 # SPDX-License-Identifier: Apache-2.0
 set -uo pipefail
-clora=$1
+program=$1 name=$(basename "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CLORA_CACHE=$work/store
@@ -11,19 +11,19 @@ failures=0
 
 fail() {
   echo "FAILED: $*"
-  sed 's/^/    out: /' out
+  sed 's/^/    out: /' out | head -n 40
   sed 's/^/    err: /' err
   failures=$((failures + 1))
 }
 
-# expect CODE ARGUMENTS...: runs the tool; its output is left in the files out and err.
+# expect CODE ARGUMENTS...: runs the program; its output is left in the files out and err.
 expect() {
   local code=$1 got
   shift
-  "$clora" "$@" >out 2>err
+  "$program" "$@" >out 2>err </dev/null
   got=$?
   called=$*
-  [ "$got" = "$code" ] || fail "clora $* gave $got, not $code"
+  [ "$got" = "$code" ] || fail "$name $* gave $got, not $code"
 }
 
 # says FILE PATTERN...: the file holds a line of each pattern.
@@ -31,24 +31,24 @@ says() {
   local file=$1 pattern
   shift
   for pattern in "$@"; do
-    grep -qE -e "$pattern" "$file" || fail "clora $called: $file does not say $pattern"
+    grep -qE -e "$pattern" "$file" || fail "$name $called: $file does not say $pattern"
   done
 }
 
 says_nothing() {
-  [ ! -s "$1" ] || fail "clora $called: $1 is not empty"
+  [ ! -s "$1" ] || fail "$name $called: $1 is not empty"
 }
 
 # One object from the first to the last line, with the keys; and the quotes are pairs.
 is_json() {
   local key
-  [ "$(head -n 1 out)" = "{" ] && [ "$(tail -n 1 out)" = "}" ] || fail "clora $called: not JSON"
-  [ $(($(tr -cd '"' <out | wc -c) % 2)) = 0 ] || fail "clora $called: a quote is open"
+  [ "$(head -n 1 out)" = "{" ] && [ "$(tail -n 1 out)" = "}" ] || fail "$name $called: not JSON"
+  [ $(($(tr -cd '"' <out | wc -c) % 2)) = 0 ] || fail "$name $called: a quote is open"
   for key in "$@"; do says out "\"$key\": "; done
 }
 
 absent() {
-  [ ! -e "$1" ] || fail "clora $called: left $1 behind"
+  [ ! -e "$1" ] || fail "$name $called: left $1 behind"
 }
 
 # npy FILE SHAPE [VALUE...]: an array of f32, each value as the eight hexadecimal digits of its bytes.

@@ -14,6 +14,8 @@ START_TEST(reads_one_tensor) {
   ck_fails(clora_base_read(base, "i", &array), CLORA_UNSUPPORTED, "I32");
   ck_fails(clora_base_read(NULL, "w", &array), CLORA_INVALID_ARGUMENT, "is NULL");
   ck_assert_uint_eq(array.rank, 7); /* untouched */
+  ck_assert(clora_base_has(base, "w"));
+  ck_assert(!clora_base_has(base, "v") && !clora_base_has(NULL, "w"));
   ck_ok(clora_base_read(base, "w", &array));
   ck_assert_uint_eq(array.rank, 3);
   ck_assert_uint_eq(array.shape[0], 2);

@@ -3,46 +3,16 @@
 # Nothing here depends on how fast anything is. Skipped (77) where there is no OpenCL device.
 #   test_bench.sh CLORA_BENCH SOURCE_DIR
 # SPDX-License-Identifier: Apache-2.0
-set -uo pipefail
-bench=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/cli_test.sh"
+source=$2
 export CLORA_CACHE=off
-cd "$work" || exit 1
-failures=0
-
-fail() {
-  echo "FAILED: $*"
-  sed 's/^/    out: /' out | head -n 20
-  sed 's/^/    err: /' err
-  failures=$((failures + 1))
-}
-
-# expect CODE ARGUMENTS...: runs the benchmark; its output is left in the files out and err.
-expect() {
-  local code=$1 got
-  shift
-  "$bench" "$@" >out 2>err </dev/null
-  got=$?
-  called=$*
-  [ "$got" = "$code" ] || fail "clora-bench $* gave $got, not $code"
-}
-
-# says FILE PATTERN...: the file holds a line of each pattern.
-says() {
-  local file=$1 pattern
-  shift
-  for pattern in "$@"; do
-    grep -qE -e "$pattern" "$file" || fail "clora-bench $called: $file does not say $pattern"
-  done
-}
 
 # says_not FILE PATTERN...: the file holds no line of any pattern.
 says_not() {
   local file=$1 pattern
   shift
   for pattern in "$@"; do
-    ! grep -qE -e "$pattern" "$file" || fail "clora-bench $called: $file says $pattern"
+    ! grep -qE -e "$pattern" "$file" || fail "$name $called: $file says $pattern"
   done
 }
 
@@ -50,7 +20,7 @@ says_not() {
 lines() {
   local got
   got=$(grep -cE -e "$2" "$3")
-  [ "$got" = "$1" ] || fail "clora-bench $called: $got lines of $3 say $2, not $1"
+  [ "$got" = "$1" ] || fail "$name $called: $got lines of $3 say $2, not $1"
 }
 
 # run_json CEILING TIME...: a file as `core --json` writes it, of one case with these cold times.
@@ -117,7 +87,7 @@ expect 2 compare a.json other.json
 # ---- a run ----
 
 expect_run() {
-  "$bench" "$@" >out 2>err </dev/null
+  "$program" "$@" >out 2>err </dev/null
   got=$?
   called=$*
 }
@@ -128,7 +98,7 @@ if [ $got = 3 ]; then
   [ $failures -eq 0 ] && exit 77
   exit 1
 fi
-[ $got = 0 ] || fail "clora-bench $called gave $got"
+[ $got = 0 ] || fail "$name $called gave $got"
 lines 3 '^\| edge rows=17 r=[0-9]+ f32 +\| +0 \| 1000x129' out
 lines 3 '^\| edge rows=17 .*\| plain ' out
 says out '^\| case ' 'GB/s' 'fma [0-9.]+ GFLOP/s' 'empty launch' 'error / bound'
@@ -178,7 +148,7 @@ says out '^PASS  33x65 rows=7 r=3 bf16 beta=1 +at least 0 % of limit' \
   '^MISS  .* at most 0 x the f32 limit' '^1 floors passed, 1 missed'
 tiny='core --shape rows=1,d_in=8,d_out=8,r=1 --peers none --rounds 1'
 expect_run $tiny --floors "$source/bench/floors.json"
-[ $got = 0 ] || [ $got = 5 ] || fail "clora-bench $called gave $got"
+[ $got = 0 ] || [ $got = 5 ] || fail "$name $called gave $got"
 expect 2 $tiny --floors a.json
 expect 1 $tiny --json missing/run.json
 expect 1 $tiny --cblas "$work/a.json"

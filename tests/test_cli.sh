@@ -186,12 +186,12 @@ absent no
 expect 1 inspect missing
 says err '^clora inspect: .*missing'
 
-"$clora" inspect "$real" >/dev/full 2>err
+"$program" inspect "$real" >/dev/full 2>err
 [ $? = 1 ] || fail "a full stdout is not exit 1"
 says err 'cannot write to stdout'
-"$clora" inspect --json "$real" >&- 2>err
+"$program" inspect --json "$real" >&- 2>err
 [ $? = 1 ] || fail "a closed stdout is not exit 1"
-"$clora" inspect "$real" 2>&- >out
+"$program" inspect "$real" 2>&- >out
 [ $? = 0 ] || fail "a closed stderr is a failure"
 says out '^12 layers'
 
@@ -202,7 +202,7 @@ says err 'bad\\x1b\[31m'
 
 # ---- with a device ----
 
-if ! "$clora" devices >out 2>err; then
+if ! "$program" devices >out 2>err; then
   [ $failures = 0 ] || exit 1
   echo "skipped the rest: no OpenCL device here"
   exit 77
@@ -367,7 +367,7 @@ says out '^device +variant +dtype +operation +shapes +worst +verdict$' \
 says_nothing err
 expect 0 verify --variant plain --json
 is_json rows device variant worst_error_over_bound verdict reason
-"$clora" verify --variant plain >/dev/full 2>err
+"$program" verify --variant plain >/dev/full 2>err
 [ $? = 1 ] || fail "verify on a full stdout is not exit 1"
 
 [ $failures = 0 ] && echo "every command behaves"

@@ -74,7 +74,7 @@ says err '--validation 0.1 of 2 rows holds out none'
 OCL_ICD_VENDORS=/nonexistent expect 3 train -x x.npy -y y.npy -o run
 absent run
 
-if ! "$clora" devices >out 2>err; then
+if ! "$program" devices >out 2>err; then
   [ $failures = 0 ] || exit 1
   echo "skipped the rest: no OpenCL device here"
   exit 77
@@ -108,7 +108,9 @@ says out '^1 applied, 0 unused, 0 misfit$'
 [ "$(wc -l <real/metrics.csv)" = 2001 ] || fail "metrics.csv has $(wc -l <real/metrics.csv) lines"
 head -n 1 real/metrics.csv | grep -q '^step,loss,rate,gradient_norm,skipped,validation,seconds$' ||
   fail "the columns of metrics.csv"
-grep -q '<polyline class="loss" points="[0-9]' real/loss.svg || fail "loss.svg has no line"
+for line in loss validation; do
+  grep -q ">$line</text>" real/loss.svg || fail "loss.svg has no line of $line"
+done
 grep -q '</svg>' real/loss.svg || fail "loss.svg does not end"
 expect 1 train -x "$x" -y "$y" -o real
 says err 'real holds a training of 2000 steps; --resume real goes on'
@@ -150,7 +152,7 @@ expect 1 train "${small[@]}" --lr 1e30 --clip 0 --checkpoint-every 1 --steps 9 -
 says err 'the loss is (inf|-?nan); the first tensor that is not finite is (A|B|scale|t|y)$|is not finite'
 compgen -G 'diverged/step-*/DONE' >/dev/null || fail "no good checkpoint is kept"
 
-"$clora" train "${small[@]}" --steps 100000000 -o stopped >out 2>err &
+"$program" train "${small[@]}" --steps 100000000 -o stopped >out 2>err &
 training=$! called='train, interrupted'
 until [ -e stopped/metrics.csv ]; do sleep 0.05; done
 sleep 0.3
@@ -168,7 +170,7 @@ expect 0 train --resume stopped --steps $((done_steps + 3))
 # Drivers write files too, smaller ones than this state of the optimizer.
 expect 0 train "${small[@]}" --rank 1000 --steps 5 --checkpoint-every 5 -o full
 before=$(cd full && find step-* -type f -exec sha256sum {} + | sort)
-(ulimit -f 4000 && exec "$clora" train --resume full --steps 9) >out 2>err
+(ulimit -f 4000 && exec "$program" train --resume full --steps 9) >out 2>err
 [ $? = 1 ] || fail "a full disk is not exit 1"
 says err 'optimizer.safetensors: cannot write: File too large'
 after=$(cd full && find step-* -type f -exec sha256sum {} + | sort)
@@ -179,7 +181,7 @@ expect 0 train --resume full --steps 9
 # ---- kill -9 ----
 
 called='torture kill 5'
-CLORA=$clora "$torture" kill 5 >out 2>err || fail "it does not survive"
+CLORA=$program "$torture" kill 5 >out 2>err || fail "it does not survive"
 says out '^killed 5 times'
 
 [ $failures = 0 ] && echo "it learns, and goes on"

@@ -22,7 +22,7 @@ says err 'one of --shape, --export, --import and --forget at a time'
 expect 2 tune --shape d_out=3
 says err 'has no d_in'
 
-if ! "$clora" devices >out 2>err; then
+if ! "$program" devices >out 2>err; then
   echo "skipped: $(cat err)"
   exit 77
 fi
@@ -58,7 +58,7 @@ says err 'cannot be emptied: it is switched off'
 # ---- Ctrl-C ----
 
 # A shell starts background jobs with SIGINT ignored; SIGTERM does the same here.
-"$clora" tune --budget 300 >out 2>err &
+"$program" tune --budget 300 >out 2>err &
 tuning=$! called='tune, interrupted'
 sleep 3
 kill -TERM $tuning
@@ -69,7 +69,7 @@ says out '^found: [0-9]+ on .*, interrupted$'
 
 # Elsewhere a check is finished before the program ends: nothing is left half done.
 for delay in 0.1 0.2 0.3 0.4 0.6 0.8; do
-  POCL_CACHE_DIR=$work/pocl-held-$delay "$clora" explain $shape,r=9 >out 2>err &
+  POCL_CACHE_DIR=$work/pocl-held-$delay "$program" explain $shape,r=9 >out 2>err &
   explaining=$!
   sleep $delay
   kill -TERM $explaining 2>killed
@@ -84,7 +84,7 @@ rounds=100
 case ${CLORA_TEST_SUITE:-normal} in tiny | short) rounds=12 ;; esac
 for ((i = 0; i < rounds; i++)); do
   rm -rf "$work/pocl-$((i % 4))" # now and then with nothing compiled: the kill hits a compiler too
-  POCL_CACHE_DIR=$work/pocl-$((i % 4)) "$clora" tune --shape $shape --budget 20 >out 2>err &
+  POCL_CACHE_DIR=$work/pocl-$((i % 4)) "$program" tune --shape $shape --budget 20 >out 2>err &
   tuning=$!
   sleep 0.$((RANDOM % 6))$((RANDOM % 10))
   kill -9 $tuning 2>killed
@@ -99,7 +99,7 @@ printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' \
 head -c 480 /dev/zero >>x.npy
 expect 0 run adapter -x x.npy -o y.npy
 expect 0 tune --shape $shape --budget 1
-echo "killed $rounds times; refused after that: $("$clora" devices | grep -c '^  refused')"
+echo "killed $rounds times; refused after that: $("$program" devices | grep -c '^  refused')"
 expect 0 tune --forget
 expect 0 explain $shape
 grep -q 'did not finish' out && fail 'clora tune --forget left an unfinished check'

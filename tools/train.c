@@ -112,13 +112,8 @@ static int check_numbers(struct tool *tool, const struct train_request *r) {
                    r->patience);
 }
 
-static bool is_npy(const char *path) {
-  size_t length = strlen(path);
-  return length > 4 && strcmp(path + length - 4, ".npy") == 0;
-}
-
 static int check_base(struct tool *tool, struct train_request *r) {
-  bool has_array = r->base != NULL && is_npy(r->base);
+  bool has_array = r->base != NULL && train_is_npy(r->base);
   if (r->is_transposed && !has_array) {
     return tool_fail(tool, TOOL_USAGE, "--transpose is for a --base of .npy");
   }

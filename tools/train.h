@@ -32,6 +32,7 @@ struct train_data {
   uint64_t hash;      /* of all values, before the base was taken off */
 };
 
+bool train_is_npy(const char *path);
 int train_data_open(struct tool *tool, const struct train_request *request,
                     struct train_data *data);
 /* Takes the base's output off y. */
@@ -124,10 +125,10 @@ int train_checkpoint_save(struct tool *tool, struct train_request *request,
 int train_adapter_save(struct tool *tool, const struct train_request *request,
                        const struct train_device *device);
 
-/* ---- what is shown: train_report.c, train_plot.c ---- */
+/* ---- what is shown: train_report.c ---- */
 
 struct train_history {
-  uint64_t *steps; /* of each loss, and, beside NAN, of each validation */
+  double *steps; /* of each loss, and, beside NAN, of each validation */
   double *losses, *validations;
   size_t count, capacity;
 };
@@ -156,8 +157,5 @@ int train_report_end(struct tool *tool, const struct train_request *request,
                      const struct train_device *device, const struct train_progress *progress,
                      const struct train_result *result, const char *why,
                      const struct train_report *report);
-
-/* Draws the losses as SVG. */
-void train_plot(FILE *file, const struct train_history *history);
 
 #endif

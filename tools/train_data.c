@@ -131,7 +131,7 @@ struct base {
   bool is_transposed; /* W is [d_out, d_in] */
 };
 
-static bool is_npy(const char *path) {
+bool train_is_npy(const char *path) {
   size_t length = strlen(path);
   return length > 4 && strcmp(path + length - 4, ".npy") == 0;
 }
@@ -148,7 +148,7 @@ static int read_tensors(struct tool *tool, const clora_base *files, const char *
 }
 
 static int read_base(struct tool *tool, const struct train_request *request, struct base *base) {
-  if (is_npy(request->base)) {
+  if (train_is_npy(request->base)) {
     base->is_transposed = request->is_transposed;
     TOOL_CLORA(tool, clora_array_load(request->base, &base->w));
     return TOOL_OK;

@@ -8,9 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "plot.h"
 #include "train.h"
 
 #define COLUMNS "step,loss,rate,gradient_norm,skipped,validation,seconds\n"
+
+enum { POINTS = 600 /* of a line of loss.svg */ };
 
 static void name_file(const struct train_request *request, const char *file, char *path,
                       size_t size) {
@@ -23,7 +26,7 @@ static int note(struct tool *tool, struct train_history *h, uint64_t step, doubl
                 double validation) {
   if (h->count == h->capacity) {
     size_t capacity = h->capacity > 0 ? 2 * h->capacity : 1024;
-    uint64_t *steps = realloc(h->steps, capacity * sizeof *steps);
+    double *steps = realloc(h->steps, capacity * sizeof *steps);
     if (steps != NULL) h->steps = steps;
     double *losses = realloc(h->losses, capacity * sizeof *losses);
     if (losses != NULL) h->losses = losses;
@@ -34,7 +37,7 @@ static int note(struct tool *tool, struct train_history *h, uint64_t step, doubl
     }
     h->capacity = capacity;
   }
-  h->steps[h->count] = step;
+  h->steps[h->count] = (double)step;
   h->losses[h->count] = loss;
   h->validations[h->count++] = validation;
   return TOOL_OK;
@@ -174,21 +177,43 @@ int train_report_step(struct tool *tool, const struct train_request *request,
   return TOOL_OK;
 }
 
-/* The drawing appears whole; its other name is always the same, so that nothing piles up. */
+/* The means of `width` steps each, of the losses that are there; in place of the single ones. */
+static size_t thin(size_t count, size_t width, const double *steps, const double *losses, double *x,
+                   double *y) {
+  size_t made = 0;
+  for (size_t first = 0; first < count; first += width) {
+    size_t seen = 0;
+    x[made] = y[made] = 0;
+    for (size_t i = first; i < first + width && i < count; i++) {
+      if (!isfinite(losses[i])) continue;
+      x[made] += steps[i];
+      y[made] += losses[i];
+      seen++;
+    }
+    if (seen == 0) continue;
+    x[made] /= (double)seen;
+    y[made++] /= (double)seen;
+  }
+  return made;
+}
+
 static int draw(struct tool *tool, const struct train_request *request,
-                const struct train_report *report) {
-  char path[4096], other[4096];
+                const struct train_history *h) {
+  double x[2][POINTS], y[2][POINTS];
+  size_t width = (h->count + POINTS - 1) / POINTS;
+  size_t losses = thin(h->count, width, h->steps, h->losses, x[0], y[0]);
+  size_t validations = thin(h->count, width, h->steps, h->validations, x[1], y[1]);
+  const struct tool_line lines[] = {{"loss", x[0], y[0], losses},
+                                    {"validation", x[1], y[1], validations}};
+  const struct tool_panel panel = {.title = "loss",
+                                   .x_title = "step",
+                                   .log_y = true,
+                                   .mark = (double)NAN,
+                                   .lines = lines,
+                                   .count = validations > 0 ? 2 : 1};
+  char path[4096];
   name_file(request, "loss.svg", path, sizeof path);
-  name_file(request, "loss.svg.new", other, sizeof other);
-  FILE *file = fopen(other, "w");
-  if (file != NULL) train_plot(file, &report->history);
-  bool good = file != NULL && !ferror(file);
-  good = file != NULL && fclose(file) == 0 && good;
-  good = good && rename(other, path) == 0;
-  if (good) return TOOL_OK;
-  int error = errno;
-  unlink(other);
-  return tool_fail(tool, TOOL_FAILURE, "%s: cannot write: %s", path, strerror(error));
+  return tool_plot_save(tool, path, &panel, 1);
 }
 
 int train_report_flush(struct tool *tool, const struct train_request *request,
@@ -197,7 +222,7 @@ int train_report_flush(struct tool *tool, const struct train_request *request,
     return tool_fail(tool, TOOL_FAILURE, "%s/metrics.csv: cannot write: %s", request->output,
                      strerror(errno));
   }
-  return draw(tool, request, report);
+  return draw(tool, request, &report->history);
 }
 
 /* ---- the end ---- */

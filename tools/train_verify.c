@@ -15,7 +15,7 @@
 enum { ENTRIES = 8 /* of A, and of B */ };
 
 struct check {
-  const struct train_device *device;
+  struct train_device *device;
   clora_reference problem;
   float *x, *a, *b, *da, *db, *a_before, *b_before;
   float dscale;
@@ -215,7 +215,8 @@ static int read_gradient(struct tool *tool, const struct check *c, const clora_m
 }
 
 static int check(struct tool *tool, const struct train_request *request, struct train_data *data,
-                 struct train_device *device, struct check *c) {
+                 struct check *c) {
+  struct train_device *device = c->device;
   clora_reference *p = &c->problem;
   TOOL_TRY(draw(tool, request, c));
   TOOL_TRY(train_gradients(tool, request, data, device, 0));
@@ -233,6 +234,17 @@ static int check(struct tool *tool, const struct train_request *request, struct 
   return compare_all(tool, c);
 }
 
+static int check_and_put_back(struct tool *tool, const struct train_request *request,
+                              struct train_data *data, struct check *c) {
+  clora_layer *layer = c->device->layer;
+  TOOL_CLORA(tool, clora_layer_read_a(layer, c->a_before));
+  TOOL_CLORA(tool, clora_layer_read_b(layer, c->b_before));
+  TOOL_TRY(check(tool, request, data, c));
+  TOOL_CLORA(tool, clora_layer_write_a(layer, c->a_before));
+  TOOL_CLORA(tool, clora_layer_write_b(layer, c->b_before));
+  return TOOL_OK;
+}
+
 int train_verify(struct tool *tool, const struct train_request *request, struct train_data *data,
                  struct train_device *device) {
   float scale;
@@ -247,13 +259,7 @@ int train_verify(struct tool *tool, const struct train_request *request, struct 
           .scale = (double)scale,
           .flushes_subnormals = !clora_context_device(device->session.context)->keeps_subnormals}};
   int code = allocate(tool, &c);
-  if (code == TOOL_OK) {
-    TOOL_CLORA(tool, clora_layer_read_a(device->layer, c.a_before));
-    TOOL_CLORA(tool, clora_layer_read_b(device->layer, c.b_before));
-    code = check(tool, request, data, device, &c);
-    TOOL_CLORA(tool, clora_layer_write_a(device->layer, c.a_before));
-    TOOL_CLORA(tool, clora_layer_write_b(device->layer, c.b_before));
-  }
+  if (code == TOOL_OK) code = check_and_put_back(tool, request, data, &c);
   if (code == TOOL_OK && !tool->json) {
     printf("verify    gradients agree with finite differences: %.3g of the bound\n", c.worst);
   }
