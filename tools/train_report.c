@@ -203,13 +203,14 @@ static int draw(struct tool *tool, const struct train_request *request,
   size_t width = (h->count + POINTS - 1) / POINTS;
   size_t losses = thin(h->count, width, h->steps, h->losses, x[0], y[0]);
   size_t validations = thin(h->count, width, h->steps, h->validations, x[1], y[1]);
-  const struct tool_line lines[] = {{"loss", x[0], y[0], losses},
-                                    {"validation", x[1], y[1], validations}};
+  /* the higher one first, whose name then stands above the other's */
+  const struct tool_line lines[] = {{"validation", x[1], y[1], validations},
+                                    {"loss", x[0], y[0], losses}};
   const struct tool_panel panel = {.title = "loss",
                                    .x_title = "step",
                                    .log_y = true,
                                    .mark = (double)NAN,
-                                   .lines = lines,
+                                   .lines = validations > 0 ? lines : lines + 1,
                                    .count = validations > 0 ? 2 : 1};
   char path[4096];
   name_file(request, "loss.svg", path, sizeof path);
