@@ -19,7 +19,7 @@
 #define STREAM_BYTES ((size_t)8 << 20)
 
 static const char rows_rule[] = "as many as registers hold, fewer for few rows";
-static const char groups_rule[] = "8 a compute unit";
+static const char groups_rule[] = "8 a compute unit, 2 where each packs the weight";
 
 const struct clora__choice clora__cpu_shrink_choices[] = {
     {"ROWS", rows_rule, 4, {1, 6, 8, 12}},

@@ -46,7 +46,8 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "PACK_T", packs_t(problem));
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
   clora__knob(knobs, "DEPTH", depth_of(problem));
-  clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
+  clora__free_knob(knobs, "groups",
+                   packs_b(problem) ? CLORA__CPU_PACKING_GROUPS : CLORA__CPU_GROUPS);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,

@@ -8,10 +8,6 @@
 /* The rows that the kernel packs at once: a smaller part would pack the panels twice. */
 #define BAND 64
 
-/* Few groups: the longer the pieces of rows that each walks, the better they stream. 1024 x 4096 at
- * rank 8 took 0.30 ms with one a unit, 0.33 with two, 0.41 with eight. */
-#define GROUPS 2
-
 static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   (void)problem;
   return clora__cpu_misfit(device);
@@ -32,7 +28,9 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "WIDTH", clora__cpu_width(device));
   clora__knob(knobs, "ROWS", tile_rows(device, problem));
   clora__knob(knobs, "LONG_ROWS", has_long_rows(problem));
-  clora__free_knob(knobs, "groups", GROUPS);
+  /* And the longer the pieces of rows that each walks, the better they stream: 1024 x 4096 at rank
+   * 8 took 0.30 ms with one a unit, 0.33 with two, 0.41 with eight. */
+  clora__free_knob(knobs, "groups", CLORA__CPU_PACKING_GROUPS);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,

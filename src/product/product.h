@@ -46,8 +46,10 @@ struct clora__grid clora__cpu_grid(unsigned units, const struct clora__problem *
                                    size_t tile_cols);
 
 /* What may be tuned. `groups` is a knob not of the compiler but of the grid: how many a unit gets
- * at most, so that an unlucky core does not keep the others waiting. */
+ * at most, so that an unlucky core does not keep the others waiting; few where each packs a copy of
+ * the weight. */
 #define CLORA__CPU_GROUPS 8
+#define CLORA__CPU_PACKING_GROUPS 2
 extern const struct clora__choice clora__cpu_shrink_choices[], clora__cpu_choices[];
 
 #endif

@@ -38,7 +38,8 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "VECTORS", vectors);
   clora__knob(knobs, "PACK_A", packs_a(problem));
   clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
-  clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
+  clora__free_knob(knobs, "groups",
+                   packs_a(problem) ? CLORA__CPU_PACKING_GROUPS : CLORA__CPU_GROUPS);
 }
 
 static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *problem,
