@@ -9,7 +9,7 @@
 //         +---------+     +---+      +-----------+
 //
 // Tiles and knobs are those of tile_cpu.clh, and so are the bits: shrink_cpu and expand_cpu give
-// the same in two launches. A and B are read where they lie.
+// the same in two launches. A and B are read where they lie, A also where it is transposed.
 //
 // Private memory: ROWS * DEPTH * 4 bytes, with PACK_X also ROWS * CHUNK * 4: at most 15 KiB.
 
@@ -17,15 +17,16 @@
 #define PRIVATE_T 1
 #include "rows_cpu.clh"
 #include "tile_cpu.clh"
+#include "dots_cpu.clh"
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void fused_cpu(FORWARD_ARGUMENTS) {
-  __private float t[ROWS * DEPTH], strip[PACK_X ? ROWS * CHUNK : 1];
+  __private float t[ROWS * DEPTH] = {0}, strip[PACK_X ? ROWS * CHUNK : 1];
   const ulong2 row_share = share_of(rows, ROWS, 0), col_share = share_of(cols, B_LANES, 1);
   const float factor = scale[scale_offset];
   for (ulong i = row_share.x; i < row_share.y; i += ROWS) {
     const uint height = (uint)min((ulong)ROWS, row_share.y - i);
-    shrink_strip(in + in_offset + i * in_row, in_row, height, inner, a + a_offset, a_row,
-                 (ulong2)(0, r), t, DEPTH, 1, strip);
+    shrink_strip(in + in_offset + i * in_row, in_row, height, inner, a + a_offset,
+                 TURNED ? a_col : a_row, (ulong2)(0, r), t, DEPTH, 1, strip);
     expand_strip(t, DEPTH, height, r, weight + weight_offset, weight_row, col_share,
                  out + out_offset + i * out_row, out_row, factor, beta);
   }

@@ -13,7 +13,7 @@
 
 static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   size_t r = problem->weight.rows;
-  if (problem->a.transposed || problem->weight.transposed) return "A or B is transposed";
+  if (problem->weight.transposed) return "B is transposed";
   if (problem->a.dtype != problem->weight.dtype) return "A and B have two dtypes";
   if (r > RANK_LIMIT) return "r is above 64";
   return clora__cpu_misfit(device);
@@ -27,12 +27,12 @@ static const char *cpu_yields(const clora_device *device, const struct clora__pr
 
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
-  size_t r = problem->weight.rows;
   unsigned width = clora__cpu_width(device);
   clora__knob(knobs, "WIDTH", width);
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, 2));
-  clora__knob(knobs, "VECTORS", clora__cpu_vectors(r, width));
-  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
+  clora__knob(knobs, "VECTORS", clora__cpu_vectors(&problem->a, width));
+  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->in, &problem->a));
+  clora__knob(knobs, "TURNED", problem->a.transposed);
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
   clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }

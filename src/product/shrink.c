@@ -23,21 +23,21 @@ static const char *cpu_misfit(const clora_device *device, const struct clora__pr
  * rows, 512 bytes apart, a 48 KB cache holds 96. */
 #define PACK_RANK 64
 
-/* Whether A has to be copied to panels. */
+/* Whether A is worth a copy in panels. */
 static bool packs_a(const struct clora__problem *problem) {
-  bool reused = problem->out.rows > 4 && problem->out.cols > PACK_RANK;
-  return problem->weight.transposed || reused;
+  return !problem->weight.transposed && problem->out.rows > 4 && problem->out.cols > PACK_RANK;
 }
 
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
   unsigned width = clora__cpu_width(device);
-  unsigned vectors = clora__cpu_vectors(problem->out.cols, width);
+  unsigned vectors = clora__cpu_vectors(&problem->weight, width);
   clora__knob(knobs, "WIDTH", width);
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, vectors));
   clora__knob(knobs, "VECTORS", vectors);
   clora__knob(knobs, "PACK_A", packs_a(problem));
-  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
+  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->in, &problem->weight));
+  clora__knob(knobs, "TURNED", problem->weight.transposed);
   clora__free_knob(knobs, "groups",
                    packs_a(problem) ? CLORA__CPU_PACKING_GROUPS : CLORA__CPU_GROUPS);
 }
