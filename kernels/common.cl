@@ -60,14 +60,14 @@ ushort to_bf16(float value) {
 // distance to the next row.
 #define MATRIX(type, name) __global type *name, ulong name##_offset, ulong name##_row
 
-// FETCH(pointer): has the line there brought into the second cache, where the compiler makes
+// PREFETCH(pointer): has the line there brought into the second cache, where the compiler makes
 // machine code. prefetch() does nothing on PoCL and costs time on Intel's runtime, and a translator
 // to SPIR-V may end the process on the builtin.
-#define FETCH(pointer)
+#define PREFETCH(pointer)
 #if defined(__has_builtin) && !defined(__SPIR__) && !defined(__SPIR64__) && !defined(__SPIRV__)
 #if __has_builtin(__builtin_prefetch)
-#undef FETCH
-#define FETCH(pointer) __builtin_prefetch(pointer, 0, 2)
+#undef PREFETCH
+#define PREFETCH(pointer) __builtin_prefetch(pointer, 0, 2)
 #endif
 #endif
 

@@ -92,8 +92,8 @@ static void tile_and_copy(__private const float *narrow, __global const TYPE(WID
   for (uint i = 0; i < depth; i++) {
     const VECTOR low = LOAD_VECTOR(WIDE, wide + i * step);
     const VECTOR high = LOAD_VECTOR(WIDE, wide + i * step + WIDTH);
-    FETCH(wide + i * step + AHEAD * LANES);
-    FETCH(wide + i * step + AHEAD * LANES + WIDTH);
+    PREFETCH(wide + i * step + AHEAD * LANES);
+    PREFETCH(wide + i * step + AHEAD * LANES + WIDTH);
     STORE_VECTOR(F32, low, panel + i * LANES);
     STORE_VECTOR(F32, high, panel + i * LANES + WIDTH);
     EACH_ROW(MULTIPLY)
