@@ -43,6 +43,10 @@ static inline int run_cases(const char *name, const TTest *const *cases, size_t 
     if (!(expression)) ck_abort_msg(__VA_ARGS__); \
   } while (0)
 
+/* What turns the bound of an f32 computation (unit roundoff 2^-24) into the one of the same steps
+ * in f64 (2^-53). */
+#define IN_F64 0x1p-29
+
 /* The call succeeds, or the test fails with the library's own words. */
 #define ck_ok(call)                                                                               \
   do {                                                                                            \

@@ -45,6 +45,18 @@ static inline void check_close(const char *what, const double *values, const cha
   free(expected);
 }
 
+/* Two f64 computations of the same, in whatever order: no element differs by more than both bounds,
+ * which are those of an f32 computation. */
+static inline void check_bound(const char *what, const double *values, const double *bound,
+                               const char *name, size_t count) {
+  double *expected = load_doubles(name, count);
+  for (size_t i = 0; i < count; i++) {
+    ck_assert_msg(fabs(values[i] - expected[i]) <= 2 * IN_F64 * bound[i],
+                  "%s[%zu] is %.17g, %s says %.17g", what, i, values[i], name, expected[i]);
+  }
+  free(expected);
+}
+
 /* Compares an f32 result with PyTorch's f64 one in FOLDER/f64. Roundings grow from operation to
  * operation and step to step, by how much depends on the problem and not on the implementation: an
  * f32 run may be off by what PyTorch's own f32 run, in FOLDER/f32, is off at its worst element,
