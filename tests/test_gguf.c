@@ -2,6 +2,7 @@
  * refused; and files that we save.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "fixtures.h"
+#include "memory.h"
 
 #include "base/os.h"
 #include "file/gguf.h"
@@ -249,7 +250,9 @@ static void end(struct image *image, size_t data) {
 static void ck_image(const struct image *image, clora_status status, const char *words) {
   struct clora__host_adapter adapter;
   write_file(own("made.gguf"), image->bytes, image->count);
+  memory_begin();
   clora_status got = load(own("made.gguf"), &adapter);
+  if (status != CLORA_OK) ck_memory(own("made.gguf"), 1);
   ck_assert_msg(got == status, "%s, not %s: %s", clora_status_text(got), words, clora_error());
   if (status != CLORA_OK) {
     ck_fails(got, status, words);

@@ -2,6 +2,7 @@
  * forwards; what must be refused; and files that we save.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "fixtures.h"
+#include "memory.h"
 
 #include "base/os.h"
 #include "file/kohya.h"
@@ -124,7 +125,9 @@ START_TEST(refuses_what_is_no_pair_of_factors) {
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     struct clora__host_adapter adapter;
     write_safetensors(own("bad.safetensors"), rows[n].header, rows[n].bytes);
+    memory_begin();
     ck_fails(load(own("bad.safetensors"), &adapter), rows[n].status, rows[n].words);
+    ck_memory(own("bad.safetensors"), 1);
     ck_assert_ptr_nonnull(strstr(clora_error(), "bad.safetensors"));
     clora__host_free(&adapter);
   }

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "base/os.h"
-#include "files.h"
+#include "memory.h"
 
 #define NPY TEST_DATA "/npy/"
 
@@ -192,8 +192,10 @@ START_TEST(refuses_broken_headers) {
   };
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     clora_array array;
-    ck_fails(clora_array_load(make(rows[n].header, rows[n].bytes), &array), CLORA_BAD_FILE,
-             rows[n].words);
+    const char *path = make(rows[n].header, rows[n].bytes);
+    memory_begin();
+    ck_fails(clora_array_load(path, &array), CLORA_BAD_FILE, rows[n].words);
+    ck_memory(path, 1);
   }
 }
 END_TEST
@@ -218,7 +220,9 @@ START_TEST(refuses_broken_starts) {
     char start[24] = "";
     memcpy(start, rows[n].start, rows[n].bytes);
     write_file(own("start.npy"), start, sizeof start);
+    memory_begin();
     ck_fails(clora_array_load(own("start.npy"), &array), rows[n].status, rows[n].words);
+    ck_memory(own("start.npy"), 1);
   }
 }
 END_TEST

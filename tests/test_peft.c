@@ -2,6 +2,7 @@
  * refused; and folders that we save.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "fixtures.h"
+#include "memory.h"
 
 #include "base/os.h"
 #include "file/peft.h"
@@ -161,7 +162,9 @@ static clora_status load_own(struct clora__host_adapter *layers) {
 
 static clora_status try_own(void) {
   struct clora__host_adapter layers;
+  memory_begin();
   clora_status status = load_own(&layers);
+  if (status != CLORA_OK) ck_memory(own_folder, 1);
   clora__host_free(&layers);
   return status;
 }

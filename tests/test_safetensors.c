@@ -7,7 +7,7 @@
 
 #include "file/json.h"
 #include "file/safetensors.h"
-#include "files.h"
+#include "memory.h"
 
 #define FORMATS TEST_DATA "/formats/"
 
@@ -155,8 +155,10 @@ START_TEST(refuses_what_the_format_forbids) {
   };
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     struct clora__safetensors opened;
-    ck_fails(clora__safetensors_open(make(rows[n].header, rows[n].bytes), &opened), rows[n].status,
-             rows[n].words);
+    const char *path = make(rows[n].header, rows[n].bytes);
+    memory_begin();
+    ck_fails(clora__safetensors_open(path, &opened), rows[n].status, rows[n].words);
+    ck_memory(path, 1);
     ck_assert_ptr_null(opened.tensors);
   }
 }
@@ -183,8 +185,10 @@ START_TEST(refuses_bad_lengths) {
     clora__put_little(rows[n].length, 8, file);
     write_file(own("length.safetensors"), file, rows[n].bytes);
     free(file);
+    memory_begin();
     ck_fails(clora__safetensors_open(own("length.safetensors"), &opened), rows[n].status,
              rows[n].words);
+    ck_memory(own("length.safetensors"), 0); /* the header is not read */
   }
   struct clora__safetensors opened;
   ck_fails(clora__safetensors_open(own("none"), &opened), CLORA_IO_FAILURE, "cannot open");

@@ -368,55 +368,37 @@ static clora_status check_adapter(const struct gguf *gguf) {
 
 /* ---- layers ---- */
 
-static void decode_q8_0(size_t count, const unsigned char *bytes, float *values) {
-  for (size_t n = 0; n < count; n++) {
-    const unsigned char *block = bytes + n / 32 * 34;
-    float step = clora__f32_from_f16((uint16_t)clora__little(block, 2));
-    int quant = block[2 + n % 32];
-    values[n] = step * (float)(quant < 128 ? quant : quant - 256);
+static float decode(const struct clora__gguf_type *type, const unsigned char *bytes, size_t n) {
+  if (type->id != CLORA__GGUF_Q8_0) {
+    return clora__decode(clora__number_of(type->dtype), bytes + n * type->bytes);
   }
+  const unsigned char *block = bytes + n / 32 * 34;
+  float step = clora__f32_from_f16((uint16_t)clora__little(block, 2));
+  int quant = block[2 + n % 32];
+  return step * (float)(quant < 128 ? quant : quant - 256);
 }
 
-static void decode(const struct tensor *tensor, const unsigned char *bytes, float *values) {
-  if (tensor->type->id == CLORA__GGUF_Q8_0) {
-    decode_q8_0(tensor->count, bytes, values);
-    return;
-  }
-  for (size_t n = 0; n < tensor->count; n++) {
-    values[n] =
-        clora__decode(clora__number_of(tensor->type->dtype), bytes + n * tensor->type->bytes);
-  }
-}
-
+/* As they lie in the file, or ne [cols, rows] into [cols, rows], our orientation of both halves. In
+ * parts: beside `values`, no memory that grows with the file. */
 static clora_status read_values(const struct gguf *gguf, const struct tensor *tensor,
-                                float *values) {
-  unsigned char *bytes;
-  TRY(clora__allocate(tensor->bytes, 1, &bytes));
-  clora_status status =
-      clora__file_read(&gguf->file, gguf->data_at + tensor->offset, bytes, tensor->bytes);
-  if (status == CLORA_OK) decode(tensor, bytes, values);
-  free(bytes);
-  TRY(status);
-  for (size_t n = 0; n < tensor->count; n++) {
-    CHECK(isfinite(values[n]), CLORA_BAD_FILE,
-          "%s: tensor \"%s\" has the value %g at element %zu, finite f32 is expected",
-          gguf->file.path, QUOTE(tensor->name), (double)values[n], n);
+                                bool transposed, float *values) {
+  unsigned char bytes[CLORA__CHUNK_BYTES];
+  const struct clora__gguf_type *type = tensor->type;
+  size_t cols = tensor->ne[0], rows = tensor->count / cols, blocks = tensor->count / type->block;
+  for (size_t first = 0, now; first < blocks; first += now) {
+    uint64_t from = gguf->data_at + tensor->offset + first * type->bytes;
+    now = clora__min(sizeof bytes / type->bytes, blocks - first);
+    TRY(clora__file_read(&gguf->file, from, bytes, now * type->bytes));
+    for (size_t n = 0; n < now * type->block; n++) {
+      size_t at = first * type->block + n;
+      float value = decode(type, bytes, n);
+      CHECK(isfinite(value), CLORA_BAD_FILE,
+            "%s: tensor \"%s\" has the value %g at element %zu, finite f32 is expected",
+            gguf->file.path, QUOTE(tensor->name), (double)value, at);
+      values[transposed ? at % cols * rows + at / cols : at] = value;
+    }
   }
   return CLORA_OK;
-}
-
-/* ne [cols, rows] into [cols, rows], our orientation of both halves. */
-static clora_status read_transposed(const struct gguf *gguf, const struct tensor *tensor,
-                                    float *values) {
-  float *stored;
-  TRY(clora__allocate(tensor->count, sizeof *stored, &stored));
-  clora_status status = read_values(gguf, tensor, stored);
-  size_t cols = tensor->ne[0], rows = tensor->ne[1];
-  for (size_t i = 0; status == CLORA_OK && i < rows; i++) {
-    for (size_t k = 0; k < cols; k++) values[k * rows + i] = stored[i * cols + k];
-  }
-  free(stored);
-  return status;
 }
 
 static clora_status read_layer(const struct gguf *gguf, const char *module, const struct tensor *a,
@@ -443,8 +425,8 @@ static clora_status read_layer(const struct gguf *gguf, const char *module, cons
   TRY(clora__host_check(gguf->file.path, &about));
   struct clora__host_layer *layer;
   TRY(clora__host_add(adapter, &about, &layer));
-  TRY(is_embedding ? read_values(gguf, a, layer->a) : read_transposed(gguf, a, layer->a));
-  return read_transposed(gguf, b, layer->b);
+  TRY(read_values(gguf, a, !is_embedding, layer->a));
+  return read_values(gguf, b, true, layer->b);
 }
 
 static bool has_ending(const char *name, const char *ending) {

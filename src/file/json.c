@@ -26,18 +26,26 @@ static clora_status scan(const char *path, const char *text, size_t bytes,
                          const struct clora__json_rules *rules) {
   bool is_inside = false;
   unsigned depth = 0;
+  size_t opened = 0;
   for (size_t n = 0; n < bytes; n++) {
     char c = text[n];
     if (is_inside && c == '\\') n++;
     if (c == '"') is_inside = !is_inside;
     if (is_inside) continue;
-    if (c == '{' || c == '[') depth++;
+    if (c == '{' || c == '[') {
+      depth++;
+      opened++;
+    }
     if ((c == '}' || c == ']') && depth > 0) depth--;
     CHECK(depth <= rules->depth, CLORA_BAD_FILE,
           "%s: byte %zu opens more than %u nested objects and arrays", path, n, rules->depth);
     CHECK(c != '-' || rules->has_minus, CLORA_BAD_FILE, "%s: a minus sign at byte %zu of the JSON",
           path, n);
   }
+  /* An empty object of two bytes becomes 216 in memory. The shortest entry of a safetensors header
+   * has three objects and arrays in 51 bytes. */
+  CHECK(opened <= 64 + bytes / 16, CLORA_BAD_FILE,
+        "%s: %zu objects and arrays in %zu bytes of JSON", path, opened, bytes);
   return CLORA_OK;
 }
 

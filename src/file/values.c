@@ -35,32 +35,36 @@ clora_dtype clora__stored_dtype(const struct clora__tensor *tensor) {
                                          : CLORA_F32;
 }
 
+/* The elements from `first` on. */
 static clora_status read_finite(const struct clora__safetensors *opened,
-                                const struct clora__tensor *tensor, float *values) {
-  TRY(clora__safetensors_read(opened, tensor, values));
-  for (size_t n = 0; n < tensor->count; n++) {
+                                const struct clora__tensor *tensor, size_t first, size_t count,
+                                float *values) {
+  struct clora__tensor part = *tensor;
+  part.begin += first * clora__number_bytes(tensor->number);
+  part.count = count;
+  TRY(clora__safetensors_read(opened, &part, values));
+  for (size_t n = 0; n < count; n++) {
     CHECK(isfinite(values[n]), CLORA_BAD_FILE,
           "%s: tensor \"%s\" has the value %g at element %zu, finite f32 is expected",
-          opened->file.path, QUOTE(tensor->name), (double)values[n], n);
+          opened->file.path, QUOTE(tensor->name), (double)values[n], first + n);
   }
   return CLORA_OK;
 }
 
-/* Copies [rows, cols] into [cols, rows]. */
-static void transpose(size_t rows, size_t cols, const float *from, float *to) {
-  for (size_t i = 0; i < rows; i++) {
-    for (size_t k = 0; k < cols; k++) to[k * rows + i] = from[i * cols + k];
-  }
-}
-
+/* In parts: beside `values`, no memory that grows with the file. */
 clora_status clora__read_transposed(const struct clora__safetensors *opened,
                                     const struct clora__tensor *tensor, float *values) {
-  float *stored;
-  TRY(clora__allocate(tensor->count, sizeof *stored, &stored));
-  clora_status status = read_finite(opened, tensor, stored);
-  if (status == CLORA_OK) transpose(tensor->shape[0], tensor->shape[1], stored, values);
-  free(stored);
-  return status;
+  float stored[CLORA__CHUNK_BYTES / sizeof(float)];
+  size_t rows = tensor->shape[0], cols = tensor->shape[1], now;
+  for (size_t first = 0; first < tensor->count; first += now) {
+    now = clora__min(sizeof stored / sizeof *stored, tensor->count - first);
+    TRY(read_finite(opened, tensor, first, now, stored));
+    for (size_t n = 0; n < now; n++) {
+      size_t i = (first + n) / cols, k = (first + n) % cols;
+      values[k * rows + i] = stored[n];
+    }
+  }
+  return CLORA_OK;
 }
 
 clora_status clora__read_vector(const struct clora__safetensors *opened,
@@ -68,7 +72,7 @@ clora_status clora__read_vector(const struct clora__safetensors *opened,
   CHECK(tensor->rank == 1 && tensor->count == count, CLORA_BAD_FILE,
         "%s: tensor \"%s\" has %zu dimensions and %zu values, a vector of %zu is expected",
         opened->file.path, QUOTE(tensor->name), tensor->rank, tensor->count, count);
-  return read_finite(opened, tensor, values);
+  return read_finite(opened, tensor, 0, count, values);
 }
 
 clora_status clora__carry_tensor(const struct clora__safetensors *opened,
