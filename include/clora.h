@@ -668,6 +668,31 @@ CLORA_API clora_status clora_adapter_layer_create(const clora_adapter *adapter, 
                                                   clora_context *context, clora_dtype dtype,
                                                   clora_layer **layer);
 
+/* A layer that is more, in three steps on a device, each of which rounds y to its dtype:
+ *
+ *   y = x W                        clora_enqueue_linear() with the base's W
+ *   y = y + scale * (x A) B        clora_enqueue_forward() with beta 1 and the low-rank part
+ *   y = factors[o] * y + shifts[o] clora_enqueue_columns()
+ *
+ * clora_adapter_low_rank_create() is clora_adapter_layer_create() for every layer: A, B, the scale.
+ * clora_adapter_columns() computes the factors and the shifts, in f64 and rounded once, with w as
+ * the base keeps it: [d_out, d_in], or [d_in, d_out] where base_transposed says so; bias is the
+ * base's, or NULL. Without a magnitude the factors are 1 and w is not read; with a bias of B alone,
+ * the first step may be left out, and the shifts are scale * B's bias. */
+CLORA_API clora_status clora_adapter_low_rank_create(const clora_adapter *adapter, size_t index,
+                                                     clora_context *context, clora_dtype dtype,
+                                                     clora_layer **layer);
+CLORA_API clora_status clora_adapter_columns(const clora_adapter *adapter, size_t index,
+                                             const float *w, const float *bias, float *factors,
+                                             float *shifts);
+
+/* y[i,o] = factors[o] * y[i,o] + shifts[o]; y [rows, d_out] row-major in any dtype, factors and
+ * shifts f32 [1, d_out]. Its kernel is built and checked at the first call. */
+CLORA_API clora_status clora_enqueue_columns(cl_command_queue queue, clora_context *context,
+                                             const clora_matrix *y, const clora_matrix *factors,
+                                             const clora_matrix *shifts, cl_uint wait_count,
+                                             const cl_event *wait_list, cl_event *event);
+
 /* Sums, ranks, and adapters from dense weights. */
 
 typedef struct clora_combine_part {

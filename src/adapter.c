@@ -34,14 +34,19 @@ static clora_status check_range(const char *name, clora_dtype dtype, size_t coun
   return CLORA_OK;
 }
 
-static clora_status check_values(const struct clora__host_layer *layer, clora_dtype dtype) {
+static clora_status check_factors(const struct clora__host_layer *layer, clora_dtype dtype) {
   const clora_adapter_layer *about = &layer->about;
   TRY(check_range(about->name, dtype, about->d_in * about->r, layer->a));
+  return check_range(about->name, dtype, about->r * about->d_out, layer->b);
+}
+
+static clora_status check_values(const struct clora__host_layer *layer, clora_dtype dtype) {
+  const clora_adapter_layer *about = &layer->about;
   if (layer->bias != NULL) TRY(check_range(about->name, dtype, about->d_out, layer->bias));
   if (layer->magnitude != NULL) {
     TRY(check_range(about->name, dtype, about->d_out, layer->magnitude));
   }
-  return check_range(about->name, dtype, about->r * about->d_out, layer->b);
+  return check_factors(layer, dtype);
 }
 
 clora_status clora_adapter_create(clora_adapter **adapter) {
@@ -230,27 +235,69 @@ clora_status clora_adapter_read_magnitude(const clora_adapter *adapter, size_t i
   return read_extra(adapter, index, "magnitude", adapter->host.items[index].magnitude, magnitude);
 }
 
-clora_status clora_adapter_dora(const clora_adapter *adapter, size_t index, const float *w,
-                                double *factors) {
-  TRY(check_index(adapter, index));
-  CHECK(w != NULL && factors != NULL, CLORA_INVALID_ARGUMENT, "w or factors is NULL");
-  const struct clora__host_layer *layer = &adapter->host.items[index];
+/* w is [d_in, d_out] or, transposed, [d_out, d_in]; not read when the layer has no magnitude. */
+static clora_status find_factors(const struct clora__host_layer *layer, const float *w,
+                                 bool transposed, double *factors) {
+  const clora_adapter_layer *about = &layer->about;
+  size_t count = about->has_magnitude ? transposed ? about->d_out : about->d_in : 0;
   struct clora__dora dora;
   TRY(clora__dora_open(layer, &dora));
-  for (size_t k = 0; k < layer->about.d_in; k++) {
-    clora__dora_row(&dora, k, w + k * layer->about.d_out);
+  for (size_t n = 0; n < count; n++) {
+    if (transposed) clora__dora_column(&dora, n, w + n * about->d_in);
+    if (!transposed) clora__dora_row(&dora, n, w + n * about->d_out);
   }
   clora_status status = clora__dora_factors(&dora, factors);
   clora__dora_close(&dora);
   return status;
 }
 
+clora_status clora_adapter_dora(const clora_adapter *adapter, size_t index, const float *w,
+                                double *factors) {
+  TRY(check_index(adapter, index));
+  CHECK(w != NULL && factors != NULL, CLORA_INVALID_ARGUMENT, "w or factors is NULL");
+  return find_factors(&adapter->host.items[index], w, false, factors);
+}
+
+static clora_status round_columns(const struct clora__host_layer *layer, const double *exact,
+                                  const float *bias, float *factors, float *shifts) {
+  for (size_t o = 0; o < layer->about.d_out; o++) {
+    double shift = bias != NULL ? (double)bias[o] : 0;
+    if (layer->bias != NULL) shift += exact[o] * layer->about.scale * (double)layer->bias[o];
+    factors[o] = (float)exact[o];
+    shifts[o] = (float)shift;
+    CHECK(isfinite(factors[o]) && isfinite(shifts[o]), CLORA_INVALID_ARGUMENT,
+          "layer \"%s\": column %zu has the factor %g and the shift %g, finite f32 is expected",
+          QUOTE(layer->about.name), o, exact[o], shift);
+  }
+  return CLORA_OK;
+}
+
+clora_status clora_adapter_columns(const clora_adapter *adapter, size_t index, const float *w,
+                                   const float *bias, float *factors, float *shifts) {
+  TRY(check_index(adapter, index));
+  const struct clora__host_layer *layer = &adapter->host.items[index];
+  CHECK(factors != NULL && shifts != NULL, CLORA_INVALID_ARGUMENT, "factors or shifts is NULL");
+  CHECK(w != NULL || !layer->about.has_magnitude, CLORA_INVALID_ARGUMENT,
+        "layer \"%s\" has a magnitude (DoRA), which needs the base's weight: w is NULL",
+        QUOTE(layer->about.name));
+  double *exact;
+  TRY(clora__allocate(layer->about.d_out, sizeof *exact, &exact));
+  clora_status status = find_factors(layer, w, !layer->about.base_transposed, exact);
+  if (status == CLORA_OK) status = round_columns(layer, exact, bias, factors, shifts);
+  free(exact);
+  return status;
+}
+
 /* What a layer on a device computes is all that this one is. */
 static clora_status check_plain(const clora_adapter_layer *about) {
   CHECK(!about->has_magnitude, CLORA_UNSUPPORTED,
-        "layer \"%s\" has a magnitude (DoRA), which rescales the base's output too",
+        "layer \"%s\" has a magnitude (DoRA), which rescales the base's output too: create its "
+        "low-rank part and rescale by clora_enqueue_columns()",
         QUOTE(about->name));
-  CHECK(!about->has_bias, CLORA_UNSUPPORTED, "layer \"%s\" has a bias of B", QUOTE(about->name));
+  CHECK(!about->has_bias, CLORA_UNSUPPORTED,
+        "layer \"%s\" has a bias of B: create its low-rank part and add the bias by "
+        "clora_enqueue_columns()",
+        QUOTE(about->name));
   return CLORA_OK;
 }
 
@@ -258,10 +305,17 @@ clora_status clora_adapter_layer_create(const clora_adapter *adapter, size_t ind
                                         clora_context *context, clora_dtype dtype,
                                         clora_layer **layer) {
   TRY(check_index(adapter, index));
+  TRY(check_plain(&adapter->host.items[index].about));
+  return clora_adapter_low_rank_create(adapter, index, context, dtype, layer);
+}
+
+clora_status clora_adapter_low_rank_create(const clora_adapter *adapter, size_t index,
+                                           clora_context *context, clora_dtype dtype,
+                                           clora_layer **layer) {
+  TRY(check_index(adapter, index));
   const struct clora__host_layer *item = &adapter->host.items[index];
-  TRY(check_plain(&item->about));
   CHECK(clora_dtype_size(dtype) > 0, CLORA_INVALID_ARGUMENT, "unknown dtype %d", (int)dtype);
-  TRY(check_values(item, dtype));
+  TRY(check_factors(item, dtype));
   const clora_adapter_layer *about = &item->about;
   /* An alpha of 0 in the options is one left out. */
   clora_scale_mode mode = about->alpha != 0 ? about->mode : CLORA_EXPLICIT_SCALE;

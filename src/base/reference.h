@@ -77,6 +77,7 @@ struct clora__reference_value {
   double value, bound;
 };
 
+struct clora__reference_value clora__reference_columns(double y, double factor, double shift);
 struct clora__reference_value clora__reference_activation(double x, clora_activation kind);
 struct clora__reference_value clora__reference_activation_gradient(double x, double dy,
                                                                    clora_activation kind);

@@ -12,6 +12,12 @@
 #define CUBIC 0.044715
 #define TINY 0x1p-120 /* what underflow on the way may add */
 
+struct clora__reference_value clora__reference_columns(double y, double factor, double shift) {
+  double product = factor * y, value = product + shift;
+  return (struct clora__reference_value){
+      value, clora__gamma(2) * fabs(product) + clora__gamma(1) * fabs(shift) + TINY};
+}
+
 /* Half of 1 + erf or tanh, with the absolute error of that sum. */
 struct gate {
   double value, error;

@@ -79,7 +79,7 @@ static double norm(const struct clora__dora *dora, size_t o) {
     own += inner * (double)b[j * about->d_out + o];
   }
   double square = dora->square[o] + 2 * about->scale * cross + about->scale * about->scale * own;
-  return sqrt(fmax(square, 0));
+  return sqrt(square < 0 ? 0 : square); /* NaN stays */
 }
 
 clora_status clora__dora_factors(const struct clora__dora *dora, double *factors) {
