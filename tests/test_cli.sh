@@ -52,6 +52,8 @@ expect 2 run a -x x.npy
 says err '-o is missing'
 expect 2 run a -x x.npy -o y.npy --beta 1
 says err '--beta is 1, and --y is missing'
+expect 2 run a -x x.npy -o y.npy --beta 1 --y y0.npy --base b
+says err '--beta adds to a y that is given, --base computes it'
 expect 2 run a -x x.npy -o y.npy --y y0.npy
 says err '--y is y0.npy, and --beta is 0'
 expect 2 run a -x x.npy -o y.npy --beta 1x
@@ -307,6 +309,32 @@ says err 'cut.npy'
 absent bad.npy
 
 # The real adapter on real activations, against PyTorch's numbers.
+# A whole layer over its base, against what PEFT gave.
+dora=$formats/dora bias=$formats/lora_bias layer=model.layers.0.self_attn
+expect 0 run "$dora" -l $layer.q_proj --base "$dora/base.safetensors" -x "$dora/x.24.npy" \
+  --expect "$dora/output.$layer.q_proj.npy"
+says out ', DoRA, over its base$' '^error +0\.[0-9]+ of the bound: ok'
+expect 0 run "$bias" -l $layer.o_proj --base "$bias/base.safetensors" -x "$bias/x.npy" -o whole.npy \
+  --expect "$bias/output.$layer.o_proj.npy" --json
+is_json layer base output ok
+expect 0 run "$bias" -l $layer.o_proj -x "$bias/x.npy" --expect "$bias/delta.$layer.o_proj.npy"
+says out ', B has a bias$'
+expect 0 run "$bias" -l $layer.o_proj -x "$bias/x.npy" --beta 1 --y whole.npy -o more.npy
+expect 4 run "$dora" -l $layer.q_proj --base "$dora/base.safetensors" -x "$dora/x.24.npy" \
+  --expect "$dora/delta.$layer.q_proj.npy"
+expect 1 run "$dora" -l $layer.q_proj -x "$dora/x.24.npy" -o bad.npy
+says err 'has a magnitude \(DoRA\), which rescales the base.s output too: say --base'
+expect 1 run "$dora" -l $layer.q_proj --base "$real" -x "$dora/x.24.npy" -o bad.npy
+expect 1 run "$dora" -l $layer.q_proj --base "$formats/fan_in_fan_out/base.safetensors" \
+  -x "$dora/x.24.npy" -o bad.npy
+says err "layer $layer.q_proj: "
+expect 2 run "$dora" -l $layer.q_proj --base "$dora/base.safetensors" -x "$dora/x.24.npy" \
+  --expect "$dora/output.$layer.q_proj.npy" --dtype f16
+says err 'over a base or with a bias, --expect compares in f32 alone'
+expect 0 run "$dora" -l $layer.q_proj --base "$dora/base.safetensors" -x "$dora/x.24.npy" \
+  -o half.npy --dtype f16
+absent bad.npy
+
 expect 1 run "$real" --layer query -x x.npy -o bad.npy
 says err 'encoder.layer.0.attention.self.query' 'encoder.layer.5.attention.self.query'
 for layer in encoder.layer.0.attention.self.query encoder.layer.3.attention.self.value \

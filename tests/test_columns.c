@@ -122,8 +122,8 @@ static float *compute(struct whole *l, const clora_array *x, size_t rows, bool h
 }
 
 /* What element (i, o) may be off by: its longest path has d_in products and sums, r of each of
- * them, the scale as f32 and its product, beta's, the factor as f32, its product and one more sum;
- * DoRA's factor is the true one rounded; and what PEFT's f64 says is rounded to f32 once. */
+ * them, the scale as f32 and its product, beta's and the sum with x W, the factor as f32, its
+ * product and the sum with the shift. What PEFT's f64 says is rounded to f32 once. */
 static double bound_of(const struct whole *l, const float *x, size_t o, bool has_base,
                        double expected) {
   const clora_adapter_layer *about = &l->about;

@@ -1,15 +1,16 @@
-/* clora run: a layer of an adapter applied to an array, y = beta*y + scale * (x A) B, and compared
- * with expected values if asked.
+/* clora run: a layer of an adapter applied to an array, y = beta*y + scale * (x A) B, alone or over
+ * its base, and compared with expected values if asked.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "commands.h"
+#include "run_base.h"
 #include "tool.h"
 
 struct request {
-  const char *adapter, *layer, *x, *y, *output, *expect;
+  const char *adapter, *layer, *base, *x, *y, *output, *expect;
   double beta;
   size_t dtype, variant;
 };
@@ -24,6 +25,7 @@ struct job {
   clora_array y;
   struct tool_session session;
   clora_layer *on_device;
+  struct run_base base;
   cl_mem x_mem, y_mem;
   char explained[8192];
   double prepare_ms, forward_ms;
@@ -34,6 +36,7 @@ static void release(struct job *job) {
   if (job->x_mem != NULL) clReleaseMemObject(job->x_mem);
   if (job->y_mem != NULL) clReleaseMemObject(job->y_mem);
   clora_layer_destroy(job->on_device);
+  run_base_close(&job->base);
   tool_session_close(&job->session);
   tool_layer_close(&job->layer);
   clora_array_free(&job->x);
@@ -81,6 +84,11 @@ static int load_like_output(struct tool *tool, const struct job *job, const char
 static int load_inputs(struct tool *tool, struct job *job) {
   const struct request *request = job->request;
   TOOL_TRY(tool_layer_open(tool, request->adapter, request->layer, &job->layer));
+  TOOL_TRY(run_base_open(tool, request->base, &job->layer, &job->base));
+  if (request->expect != NULL && job->base.factors != NULL && job->dtype != CLORA_F32) {
+    return tool_fail(tool, TOOL_USAGE,
+                     "over a base or with a bias, --expect compares in f32 alone");
+  }
   TOOL_CLORA(tool, clora_array_load(request->x, &job->x));
   TOOL_TRY(shape_output(tool, job));
   if (request->y != NULL) TOOL_TRY(load_like_output(tool, job, request->y, &job->y_before));
@@ -112,8 +120,9 @@ static int fill_device(struct tool *tool, struct job *job) {
   TOOL_TRY(check_range(tool, request->x, &job->x, job->dtype));
   if (request->y != NULL) TOOL_TRY(check_range(tool, request->y, &job->y_before, job->dtype));
   TOOL_TRY(tool_session_open(tool, tool->device, tool_variant_of(request->variant), session));
-  TOOL_CLORA(tool, clora_adapter_layer_create(job->layer.adapter, job->layer.index,
-                                              session->context, job->dtype, &job->on_device));
+  TOOL_CLORA(tool, clora_adapter_low_rank_create(job->layer.adapter, job->layer.index,
+                                                 session->context, job->dtype, &job->on_device));
+  TOOL_TRY(run_base_upload(tool, session, &job->layer, job->dtype, &job->base));
   TOOL_TRY(tool_upload(tool, session, "x", job->dtype, job->x.count, job->x.values, &job->x_mem));
   if (request->y == NULL) {
     size_t bytes = job->y.count * clora_dtype_size(job->dtype);
@@ -130,7 +139,7 @@ static int forward(struct tool *tool, struct job *job) {
       .mem = job->x_mem, .rows = job->rows, .cols = layer->d_in, .dtype = job->dtype};
   const clora_matrix y = {
       .mem = job->y_mem, .rows = job->rows, .cols = layer->d_out, .dtype = job->dtype};
-  const clora_forward_options options = {.beta = (float)job->request->beta};
+  const clora_forward_options options = {.beta = job->base.has_w ? 1 : (float)job->request->beta};
   double start_ms = tool_time_ms();
   tool_progress(tool, "building and checking the kernels ...");
   tool_hold_interrupts();
@@ -138,6 +147,7 @@ static int forward(struct tool *tool, struct job *job) {
   tool_release_interrupts();
   TOOL_CLORA(tool, prepared);
   tool_end_progress(tool);
+  TOOL_TRY(run_base_begin(tool, &job->session, &job->base, &x, &y));
   double prepared_ms = tool_time_ms();
   cl_event done;
   TOOL_CLORA(
@@ -145,6 +155,7 @@ static int forward(struct tool *tool, struct job *job) {
   TOOL_TRY(tool_wait(tool, "the forward", done));
   job->forward_ms = tool_time_ms() - prepared_ms;
   job->prepare_ms = prepared_ms - start_ms;
+  TOOL_TRY(run_base_end(tool, &job->session, &job->base, &y));
   TOOL_CLORA(tool, clora_explain_forward(on_device, &x, &y, &options, job->explained,
                                          sizeof job->explained));
   return tool_download(tool, &job->session, "y", job->dtype, job->y.count, job->y_mem,
@@ -201,7 +212,11 @@ static int bound_error(struct tool *tool, const struct job *job, const float *a,
       .rounded_inputs = rounded_inputs,
       .flushes_subnormals = !clora_context_device(job->session.context)->keeps_subnormals,
   };
-  TOOL_CLORA(tool, clora_reference_forward(&reference, NULL, bound));
+  if (job->base.factors != NULL) {
+    TOOL_TRY(run_base_bound(tool, &job->base, &reference, bound));
+  } else {
+    TOOL_CLORA(tool, clora_reference_forward(&reference, NULL, bound));
+  }
   for (size_t i = 0; i < job->y.count; i++) {
     expected[i] = job->expected.values[i];
     bound[i] += widen(job, i);
@@ -257,6 +272,9 @@ static int print_json(struct tool *tool, const struct job *job) {
     json_object_set_new(object, "error_over_bound", tool_json_real(job->error));
     json_object_set_new(object, "ok", json_boolean(is_right(job)));
   }
+  if (job->request->base != NULL) {
+    json_object_set_new(object, "base", tool_json_text(job->request->base));
+  }
   if (job->request->output != NULL) {
     json_object_set_new(object, "output", tool_json_text(job->request->output));
   }
@@ -288,8 +306,9 @@ static int print_report(struct tool *tool, const struct job *job) {
   tool_serving(job->explained, serving, sizeof serving);
   printf("layer     ");
   tool_put(stdout, layer->name);
-  printf(", %zu -> %zu, r %zu, scale %g\ndevice    ", layer->d_in, layer->d_out, layer->r,
-         layer->scale);
+  printf(", %zu -> %zu, r %zu, scale %g%s%s%s\ndevice    ", layer->d_in, layer->d_out, layer->r,
+         layer->scale, layer->has_bias ? ", B has a bias" : "",
+         layer->has_magnitude ? ", DoRA" : "", job->base.has_w ? ", over its base" : "");
   tool_put(stdout, title);
   printf(" (");
   tool_put(stdout, device->platform_name);
@@ -322,6 +341,9 @@ static int check_request(struct tool *tool, const struct request *request) {
     return tool_fail(tool, TOOL_USAGE, "--beta is %g, and --y is missing: what it multiplies",
                      request->beta);
   }
+  if (request->beta != 0 && request->base != NULL) {
+    return tool_fail(tool, TOOL_USAGE, "--beta adds to a y that is given, --base computes it");
+  }
   if (request->beta == 0 && request->y != NULL) {
     return tool_fail(tool, TOOL_USAGE, "--y is %s, and --beta is 0: it would not be read",
                      request->y);
@@ -338,6 +360,10 @@ int run_forward(int argc, char **argv) {
       {'o', "output", "FILE", "where y goes, .npy", TOOL_TEXT, &request.output, TOOL_OPTIONAL},
       {'l', "layer", "NAME", "the layer: its name or a part that no other has", TOOL_TEXT,
        &request.layer, TOOL_OPTIONAL},
+      {'b', "base", "BASE",
+       "the model under the adapter: y = x W + scale * (x A) B + bias, DoRA as well; safetensors, "
+       "an index, a folder",
+       TOOL_TEXT, &request.base, TOOL_OPTIONAL},
       {0, "beta", "B", "what the y given by --y is multiplied by (0)", TOOL_REAL, &request.beta,
        TOOL_OPTIONAL},
       {0, "y", "FILE", "the y before, .npy", TOOL_TEXT, &request.y, TOOL_OPTIONAL},
@@ -351,12 +377,15 @@ int run_forward(int argc, char **argv) {
   const struct tool_usage usage = {
       .synopsis = "ADAPTER -x x.npy [-o y.npy] [options]",
       .about =
-          "Computes y = beta*y + scale * (x A) B with a layer of an adapter, in f32 arithmetic.\n"
+          "Computes y = beta*y + scale * (x A) B with a layer of an adapter, in f32 arithmetic;\n"
+          "over the base the whole layer, DoRA's and B's bias included. The time is the "
+          "forward's.\n"
           "y has the shape of x, with d_out as the last dimension, and is written as f32.",
       .examples =
           "  clora run adapter -x x.npy -o y.npy\n"
           "  clora run adapter --layer 0.attention.self.query -x x.npy -o y.npy --dtype bf16\n"
           "  clora run adapter -x x.npy --beta 1 --y base.npy -o y.npy\n"
+          "  clora run adapter --layer 0.q_proj --base model.safetensors -x x.npy -o y.npy\n"
           "  clora run adapter -x x.npy --expect y.npy --device cpu --variant plain\n",
       .operand = "ADAPTER",
       .operand_to = &request.adapter,
