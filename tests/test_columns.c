@@ -243,5 +243,45 @@ START_TEST(says_what_a_layer_needs) {
 }
 END_TEST
 
+static clora_status find_and_apply(const clora_adapter *adapter, cl_command_queue queue,
+                                   const float *w, const struct guarded *y,
+                                   const struct guarded *vector) {
+  float factors[64], shifts[64];
+  clora_status status = clora_adapter_columns(adapter, 0, w, NULL, factors, shifts);
+  if (status != CLORA_OK) return status;
+  return clora_enqueue_columns(queue, context_of(NULL), &y->matrix, &vector->matrix,
+                               &vector->matrix, 0, NULL, NULL);
+}
+
+/* Every call that can fail, once. */
+START_TEST(survives_every_fault) {
+  clora_context *context = context_of(NULL);
+  cl_command_queue queue = ordered_queue(context);
+  clora_adapter *adapter;
+  clora_adapter_layer about;
+  ck_ok(clora_adapter_load(FORMATS "dora", &adapter));
+  ck_ok(clora_adapter_describe(adapter, 0, &about));
+  ck_assert_uint_le(about.d_out, 64);
+  float *w = random_values(about.d_in * about.d_out, CLORA_F32, 1);
+  struct guarded y = guarded_create(context, 3, 4, (struct layout){0}, NULL);
+  struct guarded vector = guarded_create(context, 1, 4, (struct layout){0}, NULL);
+  ck_ok(find_and_apply(adapter, queue, w, &y, &vector)); /* builds */
+  long k = 1;
+  for (bool untouched = false; !untouched; k++) {
+    clora__fault_at(k);
+    clora_status status = find_and_apply(adapter, queue, w, &y, &vector);
+    untouched = clora__fault_at(0) > 0;
+    ck_assert_int_eq(status == CLORA_OK, untouched);
+  }
+  ck_assert_int_gt(k, 5);
+  clFinish(queue);
+  free(w);
+  guarded_free(&y);
+  guarded_free(&vector);
+  clora_adapter_destroy(adapter);
+  clReleaseCommandQueue(queue);
+}
+END_TEST
+
 DEVICE_TEST_MAIN("columns", multiplies_and_adds_columns, a_whole_layer_gives_what_peft_gave,
-                 refuses_what_does_not_fit, says_what_a_layer_needs)
+                 refuses_what_does_not_fit, says_what_a_layer_needs, survives_every_fault)

@@ -64,6 +64,7 @@ START_TEST(writes_the_bytes_that_sd_scripts_wrote) {
 }
 END_TEST
 
+/* diffusers#4348: kohya's files, both ways. */
 START_TEST(keeps_every_layer_of_every_file) {
   json_t *document = load_json(KOHYA, "expect.json"), *entry;
   size_t index;

@@ -16,6 +16,8 @@ static clora_status save(const char *path, const struct clora__host_adapter *ada
   return clora__format_save(path, NULL, adapter);
 }
 
+/* vllm#6909, exllamav2#619, lorax#299, TensorRT-LLM#1477 and #1668: alpha and rsLoRA make the
+ * scale, which is asked of every layer here. */
 START_TEST(agrees_with_peft) {
   static const struct {
     const char *folder;
@@ -358,6 +360,7 @@ START_TEST(refuses_tensors) {
 }
 END_TEST
 
+/* sd-scripts#1707, #571, lit-llama#294: a NaN or an infinity is told of, not trained or served. */
 START_TEST(refuses_values_that_are_not_finite) {
   static const struct {
     size_t at; /* bytes before the end */
@@ -394,6 +397,7 @@ START_TEST(refuses_values_that_are_not_finite) {
 }
 END_TEST
 
+/* peft#2421, #1090: A and B in two dtypes, no cast that anybody sees. */
 START_TEST(mixes_dtypes_in_f32) {
   struct clora__host_adapter layers;
   make_config("{}");
