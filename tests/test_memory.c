@@ -205,7 +205,6 @@ START_TEST(json_costs_no_more_than_its_values) {
     ck_assert_uint_eq(try(&config), 1);
     printf("memory: %s%s%s... %zu bytes: %.1f times\n", rows[n].begin, rows[n].again, rows[n].again,
            bytes, (double)memory_peak / (double)(bytes + kept));
-
     write_safetensors(own("m.safetensors"), text, 0);
     free(text);
     struct subject header = {NULL, NULL, "m.safetensors", open_base, rows[n].times};
