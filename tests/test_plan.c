@@ -25,6 +25,8 @@
 static const char good_source[] = KERNEL("good", "inner", "");
 /* Drops the last product of long sums only. */
 static const char wrong_source[] = KERNEL("wrong", "(inner > 64 ? inner - 1 : inner)", "");
+/* The same, on the path for views that begin at multiples of 16 bytes. */
+static const char skewed_source[] = KERNEL("skewed", "(in_offset % 4 > 0 ? inner : inner - 1)", "");
 static const char broken_source[] = "__kernel void broken( this is no OpenCL C";
 static const char spilling_source[] = KERNEL(
     "spilling", "inner", "  if (item == 0) STORE(OUT, 0, out, out_offset + rows * out_row);\n");
@@ -39,8 +41,9 @@ static struct clora__grid grid(unsigned units, const struct clora__problem *prob
 
 #define ROW(row) \
   { .name = #row, .source = row##_source, .function = #row, .grid = grid }
-static const struct clora__variant good = ROW(good), wrong = ROW(wrong), broken = ROW(broken),
-                                   spilling = ROW(spilling), reading = ROW(reading);
+static const struct clora__variant good = ROW(good), wrong = ROW(wrong), skewed = ROW(skewed),
+                                   broken = ROW(broken), spilling = ROW(spilling),
+                                   reading = ROW(reading);
 
 static clora_context *planted_context(const struct clora__variant *const *rows,
                                       const char *variant) {
@@ -81,6 +84,11 @@ static void check_refused(const struct clora__variant *bad, const char *words) {
 
 START_TEST(a_wrong_kernel_is_refused) {
   check_refused(&wrong, "should be");
+}
+END_TEST
+
+START_TEST(a_kernel_that_is_wrong_on_aligned_views_is_refused) {
+  check_refused(&skewed, "should be");
 }
 END_TEST
 
@@ -187,6 +195,7 @@ START_TEST(every_rank_has_its_check) {
 END_TEST
 
 DEVICE_TEST_MAIN("plan", every_rank_has_its_check, a_wrong_kernel_is_refused,
+                 a_kernel_that_is_wrong_on_aligned_views_is_refused,
                  a_kernel_that_does_not_build_is_refused,
                  a_kernel_that_writes_past_its_output_is_refused,
                  a_kernel_that_reads_its_output_at_beta_0_is_refused,

@@ -119,7 +119,8 @@ static bool lengthen(const clora_context *context, const struct clora__plan *pla
 struct trial {
   clora_context *context;
   struct clora__problem problem;
-  bool exact; /* small integers, and the result must be equal */
+  bool exact;   /* small integers, and the result must be equal */
+  bool aligned; /* the views begin and continue at multiples of 16 bytes */
   float *in, *weight, *a, *before;
   double *expected, *bound;
   unsigned char *guarded; /* the output buffer as it was before, then as it is after */
@@ -146,15 +147,21 @@ static float part_of(float value, size_t p, size_t parts) {
   return ldexpf(value, -(int)clora__min(p + 1, parts - 1));
 }
 
+/* Where the view lies in its buffer: at an odd offset, or as kernels with 16-byte loads like it; at
+ * least `gap` elements between its rows. */
+static void lay_out(const struct trial *t, clora_matrix *m, size_t gap) {
+  size_t row = m->transposed ? m->rows : m->cols, unit = 16 / clora_dtype_size(m->dtype);
+  m->offset = t->aligned ? unit : 3;
+  m->stride = t->aligned ? clora__round_up(row + gap, unit) : row + gap;
+}
+
 /* Host values of a matrix, as the device will hold them, in a new buffer, in parts one behind the
- * other. The view gets an odd offset and a stride larger than its row; NaN between the rows would
- * show. */
-static clora_status fill(clora_context *context, clora_matrix *m, size_t parts, uint32_t seed,
-                         bool exact, float **values) {
+ * other. NaN between the rows would show. */
+static clora_status fill(const struct trial *t, clora_matrix *m, size_t parts, uint32_t seed,
+                         float **values) {
   size_t count = m->rows * m->cols, size = clora_dtype_size(m->dtype);
   size_t stored_rows = m->transposed ? m->cols : m->rows;
-  m->offset = 3;
-  m->stride = (m->transposed ? m->rows : m->cols) + 1;
+  lay_out(t, m, 1);
   struct clora__steps step = clora__matrix_steps(m);
   size_t bytes = (m->offset + parts * stored_rows * m->stride) * size;
   unsigned char *image;
@@ -163,13 +170,13 @@ static clora_status fill(clora_context *context, clora_matrix *m, size_t parts, 
   memset(image, 0xff, bytes);
   for (size_t i = 0; i < count; i++) {
     size_t at = m->offset + i / m->cols * step.row + i % m->cols * step.col;
-    (*values)[i] = clora__dtype_round(m->dtype, draw(&seed, exact));
+    (*values)[i] = clora__dtype_round(m->dtype, draw(&seed, t->exact));
     for (size_t p = 0; p < parts; p++) {
       float part = part_of((*values)[i], p, parts);
       clora_pack(m->dtype, 1, &part, image + (at + p * m->rows * step.row) * size);
     }
   }
-  clora_status status = upload(context, image, bytes, &m->mem);
+  clora_status status = upload(t->context, image, bytes, &m->mem);
   free(image);
   return status;
 }
@@ -182,8 +189,8 @@ static size_t out_parts(const struct clora__problem *p) {
 static clora_status fill_output(struct trial *t, uint32_t seed) {
   struct clora__problem *p = &t->problem;
   size_t size = clora_dtype_size(p->out.dtype), count = p->out.rows * p->out.cols;
-  p->out.offset = GUARD;
-  p->out.stride = p->out.cols + 5;
+  lay_out(t, &p->out, 5);
+  p->out.offset += GUARD;
   t->out_bytes = (out_parts(p) * p->out.rows * p->out.stride + 2 * GUARD) * size;
   TRY(clora__allocate(2 * t->out_bytes, 1, &t->guarded));
   memset(t->guarded, 0xff, t->out_bytes); /* NaN in every dtype */
@@ -343,9 +350,9 @@ static clora_status open_and_check(struct trial *t, const struct clora__plan *pl
   struct clora__problem *p = &t->problem;
   p->in.mem = p->weight.mem = p->out.mem = p->a.mem = p->in_sum.mem = NULL;
   TRY(fill_scale(t));
-  TRY(fill(t->context, &p->in, clora__max(p->in_parts, 1), seed + 1, t->exact, &t->in));
-  TRY(fill(t->context, &p->weight, 1, seed + 2, t->exact, &t->weight));
-  if (clora__is_forward(p)) TRY(fill(t->context, &p->a, 1, seed + 4, t->exact, &t->a));
+  TRY(fill(t, &p->in, clora__max(p->in_parts, 1), seed + 1, &t->in));
+  TRY(fill(t, &p->weight, 1, seed + 2, &t->weight));
+  if (clora__is_forward(p)) TRY(fill(t, &p->a, 1, seed + 4, &t->a));
   TRY(fill_output(t, seed + 3));
   TRY(fill_sum(t));
   size_t bytes = plan->variant->workspace_bytes ? plan->variant->workspace_bytes(p) : 0;
@@ -363,7 +370,8 @@ static void release(cl_mem mem) {
 static clora_status check_shape(clora_context *context, const struct clora__plan *plan,
                                 const struct clora__problem *shape, uint32_t seed, double *worst,
                                 double *pace_ns) {
-  struct trial t = {.context = context, .problem = *shape, .exact = seed % 2 == 0};
+  struct trial t = {
+      .context = context, .problem = *shape, .exact = seed % 2 == 0, .aligned = seed / 2 % 2 == 0};
   cl_mem scratch = NULL;
   t.problem.scale = shape->scale;
   clora_status status = open_and_check(&t, plan, seed, &scratch, worst);
