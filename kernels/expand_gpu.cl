@@ -34,31 +34,6 @@
 #define T_ELEMENTS (TILE_ROWS * STEP)
 #define T_SHARE ((T_ELEMENTS + GROUP - 1) / GROUP)
 
-#define LOAD_FOUR(dtype, y) JOIN(LOAD_FOUR_, dtype)(y)
-#define LOAD_FOUR_F32(y) (*(__global const float4 *)(y))
-#define LOAD_FOUR_F16(y) unpack(*(__global const uint2 *)(y), CODE_F16)
-#define LOAD_FOUR_BF16(y) unpack(*(__global const uint2 *)(y), CODE_BF16)
-
-#define STORE_FOUR(dtype, value, y) JOIN(STORE_FOUR_, dtype)(value, y)
-#define STORE_FOUR_F32(value, y) (*(__global float4 *)(y) = (value))
-#define STORE_FOUR_F16(value, y) (*(__global uint2 *)(y) = as_uint2(to_f16_vector(value)))
-#define STORE_FOUR_BF16(value, y) (*(__global uint2 *)(y) = as_uint2(to_bf16_vector(value)))
-
-// Four elements of y, or what there is of them.
-static void put(float4 value, __global OUT_TYPE *y, ulong count, float beta) {
-  if (count >= 4 && (size_t)y % (4 * sizeof(OUT_TYPE)) == 0) {
-    if (beta != 0) value += beta * LOAD_FOUR(OUT, y);
-    STORE_FOUR(OUT, value, y);
-    return;
-  }
-#define PUT_ONE(o, e)                                 \
-  if (count > o) {                                    \
-    if (beta != 0) value.e += beta * LOAD(OUT, y, o); \
-    STORE(OUT, value.e, y, o);                        \
-  }
-  PUT_ONE(0, x) PUT_ONE(1, y) PUT_ONE(2, z) PUT_ONE(3, w)
-}
-
 // An element of t, its parts added up.
 static float t_element(tile_source t, uint2 place, ulong parts, ulong part_bytes) {
   float value = element(t, place, 0, CODE(IN));
@@ -90,8 +65,7 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void expand_gpu(PROD
   for (uint n = 0; n < T_SHARE; n++)                \
     t_values[n] = t_element(t, place_of(t, n * GROUP + id, TILE_ROWS, STEP), in_parts, part_bytes);
 
-#define BEGIN(R) float4 sum##R = 0;
-  EACH_ROW(BEGIN)
+  EACH_ROW(BEGIN_ROW)
   FETCH_STEP(inner)
   for (ulong j = 0; j < inner; j += STEP) {
     const uint depth = t.inner;
@@ -114,21 +88,15 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void expand_gpu(PROD
       b.at += STEP * b.outer_step;
       FETCH_STEP(inner - j - STEP)
     }
-    for (uint at = 0; 4 * at < depth; at++) {
-      const __local float4 *weights = b_tile + at * B_PITCH + col_item;
-      const float4 weight0 = weights[0], weight1 = weights[B_PITCH / 4],
-                   weight2 = weights[B_PITCH / 2], weight3 = weights[B_PITCH / 4 * 3];
-#define MULTIPLY(R) MULTIPLY_FOUR(R, t_tile[(row_item + R * ROW_ITEMS) * (T_PITCH / 4) + at])
-      EACH_ROW(MULTIPLY)
-    }
+    for (uint at = 0; 4 * at < depth; at++) MULTIPLY(t_tile, T_PITCH, b_tile, B_PITCH, at)
   }
 
   if (col0 + 4 * col_item >= cols) return;
   const float factor = scale[scale_offset];
   __global OUT_TYPE *y = out + out_offset + (row0 + row_item) * out_row + col0 + 4 * col_item;
-#define END(R)                                                                             \
-  if (row0 + row_item + R * ROW_ITEMS < rows) {                                            \
-    put((sum##R) * factor, y + R * ROW_ITEMS * out_row, cols - col0 - 4 * col_item, beta); \
+#define END(R)                                                                                 \
+  if (row0 + row_item + R * ROW_ITEMS < rows) {                                                \
+    store_y((sum##R) * factor, y + R * ROW_ITEMS * out_row, cols - col0 - 4 * col_item, beta); \
   }
   EACH_ROW(END)
 }

@@ -82,24 +82,18 @@ static const char *gpu_misfit(const clora_device *device, const struct clora__pr
 
 static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
-  struct clora__gpu_tile tile = clora__gpu_tile(device, SIZE_MAX, gpu_classes, problem);
-  clora__gpu_knobs(&tile, knobs);
+  clora__gpu_choose(device, SIZE_MAX, gpu_classes, problem, knobs);
 }
 
 static void gpu_choose_least(const clora_device *device, const struct clora__problem *problem,
                              struct clora__knobs *knobs) {
-  struct clora__gpu_tile tile =
-      clora__gpu_tile(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem);
-  clora__gpu_knobs(&tile, knobs);
+  clora__gpu_choose(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem, knobs);
 }
 
 static struct clora__grid gpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
   (void)units;
-  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
-  size_t cols = clora__knob_value(&kernel->knobs, "COLS");
-  size_t rows = clora__knob_value(&kernel->knobs, "ROWS") * 4 * group / cols;
-  return (struct clora__grid){{clora__gpu_groups(problem, rows, cols) * group, 1}, {group, 1}};
+  return clora__gpu_grid(problem, kernel, 1);
 }
 
 static const struct clora__variant *const variants[] = {

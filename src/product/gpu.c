@@ -68,14 +68,30 @@ struct clora__gpu_tile clora__gpu_tile(const clora_device *device, size_t group_
   return tile;
 }
 
-void clora__gpu_knobs(const struct clora__gpu_tile *tile, struct clora__knobs *knobs) {
-  clora__knob(knobs, "GROUP", tile->group);
-  clora__free_knob(knobs, "ROWS", item_rows(tile));
-  clora__knob(knobs, "COLS", tile->cols);
-  clora__free_knob(knobs, "STEP", tile->step);
+void clora__gpu_choose(const clora_device *device, size_t group_limit,
+                       const struct clora__gpu_class *classes, const struct clora__problem *problem,
+                       struct clora__knobs *knobs) {
+  struct clora__gpu_tile tile = clora__gpu_tile(device, group_limit, classes, problem);
+  clora__knob(knobs, "GROUP", tile.group);
+  clora__free_knob(knobs, "ROWS", item_rows(&tile));
+  clora__knob(knobs, "COLS", tile.cols);
+  clora__free_knob(knobs, "STEP", tile.step);
+}
+
+size_t clora__gpu_tile_rows(const struct clora__knobs *knobs, unsigned layers) {
+  size_t group = clora__knob_value(knobs, "GROUP");
+  return clora__knob_value(knobs, "ROWS") * 4 * group / (layers * clora__knob_value(knobs, "COLS"));
 }
 
 size_t clora__gpu_groups(const struct clora__problem *problem, size_t tile_rows, size_t tile_cols) {
   return clora__divide_up(problem->out.rows, tile_rows) *
          clora__divide_up(problem->out.cols, tile_cols);
+}
+
+struct clora__grid clora__gpu_grid(const struct clora__problem *problem,
+                                   const struct clora__kernel *kernel, unsigned layers) {
+  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
+  size_t groups = clora__gpu_groups(problem, clora__gpu_tile_rows(&kernel->knobs, layers),
+                                    clora__knob_value(&kernel->knobs, "COLS"));
+  return (struct clora__grid){{groups * group, clora__max(problem->out_parts, 1)}, {group, 1}};
 }

@@ -6,6 +6,7 @@
 #include "product/product.h"
 
 #define CLORA__GPU_LEAST_GROUP 64
+#define CLORA__GPU_LANES 4 /* also in kernels/slices_gpu.clh: layers of a group that computes t */
 
 /* A tile of the output, [rows, cols], that a group of work-items computes in steps of the inner
  * dimension. `layers` of work-items share a step. */
@@ -33,8 +34,17 @@ struct clora__gpu_tile clora__gpu_tile(const clora_device *device, size_t group_
                                        const struct clora__gpu_class *classes,
                                        const struct clora__problem *problem);
 
-/* GROUP, ROWS (of a work-item), COLS and STEP. */
-void clora__gpu_knobs(const struct clora__gpu_tile *tile, struct clora__knobs *knobs);
+/* Of that tile GROUP, ROWS (of a work-item), COLS and STEP. */
+void clora__gpu_choose(const clora_device *device, size_t group_limit,
+                       const struct clora__gpu_class *classes, const struct clora__problem *problem,
+                       struct clora__knobs *knobs);
+
+/* Rows of the tile that a kernel with these knobs computes. */
+size_t clora__gpu_tile_rows(const struct clora__knobs *knobs, unsigned layers);
+
+/* A group for each tile, and that for each part of the output. */
+struct clora__grid clora__gpu_grid(const struct clora__problem *problem,
+                                   const struct clora__kernel *kernel, unsigned layers);
 
 /* The number of tiles. */
 size_t clora__gpu_groups(const struct clora__problem *problem, size_t tile_rows, size_t tile_cols);

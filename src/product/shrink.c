@@ -51,10 +51,8 @@ static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *
 
 /* ---- gpu ---- */
 
-#define LANES                                                                        \
-  4 /* these three are also in kernels/shrink_gpu.cl: they are the order of the sums \
-     */
-#define SLICE 512
+#define LANES CLORA__GPU_LANES
+#define SLICE 512 /* these two are also in kernels/slices_gpu.clh: the order of the sums */
 #define SLICES 8
 
 /* Few rows: narrow tiles, so that more groups share A, and long steps, because nearly all of the
@@ -78,15 +76,12 @@ static const char *gpu_misfit(const clora_device *device, const struct clora__pr
 
 static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
-  struct clora__gpu_tile tile = clora__gpu_tile(device, SIZE_MAX, gpu_classes, problem);
-  clora__gpu_knobs(&tile, knobs);
+  clora__gpu_choose(device, SIZE_MAX, gpu_classes, problem, knobs);
 }
 
 static void gpu_choose_least(const clora_device *device, const struct clora__problem *problem,
                              struct clora__knobs *knobs) {
-  struct clora__gpu_tile tile =
-      clora__gpu_tile(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem);
-  clora__gpu_knobs(&tile, knobs);
+  clora__gpu_choose(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem, knobs);
 }
 
 static const struct clora__choice gpu_choices[] = {
@@ -130,11 +125,7 @@ static size_t gpu_shapes(const struct clora__problem *problem, struct clora__pro
 static struct clora__grid gpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
   (void)units;
-  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
-  size_t cols = clora__knob_value(&kernel->knobs, "COLS");
-  size_t rows = clora__knob_value(&kernel->knobs, "ROWS") * 4 * group / (LANES * cols);
-  size_t groups = clora__gpu_groups(problem, rows, cols);
-  return (struct clora__grid){{groups * group, clora__max(problem->out_parts, 1)}, {group, 1}};
+  return clora__gpu_grid(problem, kernel, LANES);
 }
 
 static const struct clora__variant *const variants[] = {
