@@ -2,6 +2,7 @@
  * invented devices, their results under the limits of such devices, and that no limit changes a
  * bit. SPDX-License-Identifier: Apache-2.0 */
 #include "device_test.h"
+#include "op/fused.h"
 #include "product/product.h"
 
 static const size_t groups[] = {64, 128, 256, 1024};
@@ -16,8 +17,22 @@ static struct clora__problem make_problem(size_t rows, size_t inner, size_t cols
                                  .out = {.rows = rows, .cols = cols}};
 }
 
+static struct clora__problem make_forward(size_t rows, size_t inner, size_t r, size_t cols) {
+  struct clora__problem p = make_problem(rows, inner, cols);
+  p.a = (clora_matrix){.rows = inner, .cols = r};
+  p.weight.rows = r;
+  return p;
+}
+
 static bool is_gpu(const struct clora__variant *row) {
   return row != NULL && strcmp(row->name, "gpu") == 0;
+}
+
+/* The row of `fused` for GPUs. */
+static const struct clora__variant *fused_row(void) {
+  const struct clora__variant *const *row = clora__forward.variants;
+  while (strcmp((*row)->function, "fused_gpu") != 0) row++;
+  return *row;
 }
 
 /* The knobs make a kernel that the device can run. */
@@ -34,6 +49,11 @@ static void check_knobs(const clora_device *device, const struct clora__variant 
   ck_assert_msg(step % 16 == 0 && 512 % step == 0 && tile_rows >= 8, "step %u, tile rows %u", step,
                 tile_rows);
   size_t bytes = 4 * (size_t)(tile_rows * (step + 4) + step * (cols + 4));
+  if (row == fused_row()) {
+    size_t b_bytes = 4 * (size_t)cols * (4 * cols + 4);
+    bytes = (bytes > b_bytes ? bytes : b_bytes) + 4 * (size_t)tile_rows * (cols + 4);
+    ck_assert_msg(cols >= p->a.cols, "cols %u, r %zu", cols, p->a.cols);
+  }
   ck_assert_msg(bytes <= device->local_bytes, "%zu bytes of %zu", bytes,
                 (size_t)device->local_bytes);
 }
@@ -59,6 +79,45 @@ START_TEST(every_device_gets_a_plan) {
       }
     }
   }
+}
+END_TEST
+
+/* Whether t fits, for the limits of a device; every rank up to 32 where they are not the least. */
+START_TEST(one_launch_where_t_fits) {
+  size_t fits = 0;
+  for (size_t g = 0; g < COUNT(groups); g++) {
+    for (size_t m = 0; m < COUNT(memories); m++) {
+      clora_device device = {
+          .type = CL_DEVICE_TYPE_GPU, .group_size = groups[g], .local_bytes = memories[m]};
+      for (size_t r = 1; r <= 33; r++) {
+        struct clora__problem p = make_forward(4096, 4096, r, 4096);
+        const char *misfit = fused_row()->misfit(&device, &p);
+        bool ample = groups[g] > 64 && memories[m] >= 32768 && r <= 32;
+        ck_assert_msg(!ample || misfit == NULL, "r %zu: %s", r, misfit);
+        if (misfit != NULL) {
+          ck_assert_ptr_nonnull(strstr(misfit, r > 32 ? "above 32" : "t does not fit"));
+          continue;
+        }
+        check_knobs(&device, fused_row(), &p, 4);
+        fits++;
+      }
+    }
+  }
+  ck_assert_uint_gt(fits, 9 * 32);
+}
+END_TEST
+
+START_TEST(one_launch_needs_groups_to_fill_the_device) {
+  clora_device device = {
+      .type = CL_DEVICE_TYPE_GPU, .group_size = 256, .local_bytes = 49152, .compute_units = 132};
+  struct clora__problem p = make_forward(3 * 132 * 32, 4096, 16, 4096);
+  ck_assert_ptr_null(fused_row()->yields(&device, &p));
+  p.out.rows -= 32;
+  ck_assert_ptr_nonnull(strstr(fused_row()->yields(&device, &p), "so few rows"));
+  device.type = CL_DEVICE_TYPE_CPU;
+  ck_assert_ptr_nonnull(strstr(fused_row()->yields(&device, &p), "CPU"));
+  p.weight.dtype = CLORA_F16;
+  ck_assert_ptr_nonnull(strstr(fused_row()->misfit(&device, &p), "two dtypes"));
 }
 END_TEST
 
@@ -104,13 +163,15 @@ static const struct limits all_limits[] = {{256, 65536, 0},    {256, 49152, 1000
                                            {128, 32768, 1000}, {64, 65536, 1000},  {64, 16384, 0},
                                            {256, 8192, 1000}};
 
-static clora_context *limited_context(const struct limits *limits) {
+/* A GPU of these limits. */
+static clora_context *limited_context(const struct limits *limits, const char *variant) {
   clora_context *context;
   ck_ok(clora_context_create(
       &(clora_context_options){
-          .selector = getenv("CLORA_TEST_DEVICE"), .variant = "gpu", .log = remember_warning},
+          .selector = getenv("CLORA_TEST_DEVICE"), .variant = variant, .log = remember_warning},
       &context));
   clora_device *device = &context->device;
+  device->type = CL_DEVICE_TYPE_GPU;
   if (limits->group_size < device->group_size) device->group_size = limits->group_size;
   if (limits->local_bytes < device->local_bytes) device->local_bytes = limits->local_bytes;
   device->compute_units = limits->compute_units;
@@ -120,6 +181,19 @@ static clora_context *limited_context(const struct limits *limits) {
 /* How many of the limits a run has time for; a simulator is slow. */
 static size_t limit_count(void) {
   return suite_size() == TINY ? 2 : COUNT(all_limits);
+}
+
+static void check_cases(const char *variant, const struct forward_case *cases, size_t count) {
+  for (size_t l = 0; l < limit_count(); l++) {
+    struct tally tally = {0};
+    clora_context *context = limited_context(&all_limits[l], variant);
+    for (size_t i = 0; i < count; i++) tally_add(&tally, check_forward(context, &cases[i], i));
+    char name[64];
+    snprintf(name, sizeof name, "%s in groups of %zu, %zu bytes", variant, all_limits[l].group_size,
+             (size_t)all_limits[l].local_bytes);
+    tally_report("forward", name, &tally);
+    clora_context_destroy(context);
+  }
 }
 
 START_TEST(every_group_size_is_right) {
@@ -148,39 +222,58 @@ START_TEST(every_group_size_is_right) {
        .unordered = true},
       {.rows = 9, .d_in = 128, .r = 130, .d_out = 65, .wants_t = true},
   };
-  size_t count = suite_size() == TINY ? 1 : COUNT(cases);
-  for (size_t l = 0; l < limit_count(); l++) {
-    struct tally tally = {0};
-    clora_context *context = limited_context(&all_limits[l]);
-    for (size_t i = 0; i < count; i++) tally_add(&tally, check_forward(context, &cases[i], i));
-    char name[64];
-    snprintf(name, sizeof name, "gpu in groups of %zu, %zu bytes", all_limits[l].group_size,
-             (size_t)all_limits[l].local_bytes);
-    tally_report("forward", name, &tally);
-    clora_context_destroy(context);
-  }
+  check_cases("gpu", cases, suite_size() == TINY ? 1 : COUNT(cases));
 }
 END_TEST
 
-/* Three slices of k, the last one short. */
-#define D_IN 1040
-#define R 21
-#define D_OUT 131
+START_TEST(one_launch_is_right_at_every_group_size) {
+  static const struct forward_case cases[] = {
+      {.rows = 35, .d_in = 1030, .r = 16, .d_out = 140, .own_scratch = true},
+      {.rows = 66,
+       .d_in = 600,
+       .r = 7,
+       .d_out = 70,
+       .beta = 0.5f,
+       .x = {CLORA_BF16, 1, 0, false},
+       .y = {CLORA_BF16, 0, 3, false},
+       .a = {CLORA_F16, 0, 0, true},
+       .b = {CLORA_F16, 0, 0, true}},
+      {.rows = 70,
+       .d_in = 1536,
+       .r = 32,
+       .d_out = 256,
+       .beta = 1,
+       .x = {CLORA_F16, 0, 0, false},
+       .y = {CLORA_F16, 0, 0, false},
+       .a = {CLORA_BF16, 0, 0, false},
+       .b = {CLORA_BF16, 0, 0, false},
+       .unordered = true},
+      {.rows = 1, .d_in = 1, .r = 1, .d_out = 1},
+  };
+  check_cases("fused", cases, suite_size() == TINY ? 1 : COUNT(cases));
+}
+END_TEST
 
-/* Rows [0, rows) of one fixed problem: y [rows, D_OUT] followed by t [rows, R]. */
-static float *compute(clora_context *context, size_t rows) {
+/* Three slices of k, the last one short, and no whole tiles; two slices of whole ones. */
+static const struct size { size_t d_in, r, d_out; } odd = {1040, 21, 131}, even = {1024, 16, 192};
+
+/* Rows [0, rows) of one fixed problem: y [rows, d_out] followed by t [rows, r] if that is wanted.
+ * NULL when the gate refused a kernel, or none fits. */
+static float *compute(clora_context *context, size_t rows, struct size size, bool wants_t) {
   struct layout f32 = {CLORA_F32, 0, 0, false};
-  float *x = random_values(rows * D_IN, CLORA_F32, 1), *a = random_values(D_IN * R, CLORA_F32, 2);
-  float *b = random_values(R * D_OUT, CLORA_F32, 3);
+  float *x = random_values(rows * size.d_in, CLORA_F32, 1);
+  float *a = random_values(size.d_in * size.r, CLORA_F32, 2);
+  float *b = random_values(size.r * size.d_out, CLORA_F32, 3);
   clora_layer *layer;
   ck_ok(clora_layer_create(
       context,
-      &(clora_layer_options){.dim = D_IN, .dim_out = D_OUT, .r = R, .a_values = a, .b_values = b},
+      &(clora_layer_options){
+          .dim = size.d_in, .dim_out = size.d_out, .r = size.r, .a_values = a, .b_values = b},
       &layer));
-  struct guarded x_buffer = guarded_create(context, rows, D_IN, f32, x);
-  struct guarded y_buffer = guarded_create(context, rows, D_OUT, f32, NULL);
-  struct guarded t_buffer = guarded_create(context, rows, R, f32, NULL);
-  clora_forward_options options = {.t = &t_buffer.matrix};
+  struct guarded x_buffer = guarded_create(context, rows, size.d_in, f32, x);
+  struct guarded y_buffer = guarded_create(context, rows, size.d_out, f32, NULL);
+  struct guarded t_buffer = guarded_create(context, rows, size.r, f32, NULL);
+  clora_forward_options options = {.t = wants_t ? &t_buffer.matrix : NULL};
   size_t bytes;
   ck_ok(clora_forward_workspace(layer, &x_buffer.matrix, &y_buffer.matrix, &options, &bytes));
   /* Filled by the host: Oclgrind takes what kernels write to other buffers for uninitialised. */
@@ -191,14 +284,16 @@ static float *compute(clora_context *context, size_t rows) {
   clora_status status = clora_enqueue_forward(queue, layer, &x_buffer.matrix, &y_buffer.matrix,
                                               &options, 0, NULL, &done);
   bool may_refuse = getenv("CLORA_TEST_MAY_REFUSE") != NULL && status == CLORA_NO_VARIANT;
-  ck_assert_msg(status == CLORA_OK || may_refuse, "%s", clora_error());
+  ck_assert_msg(status == CLORA_OK || may_refuse || status == CLORA_UNSUPPORTED, "%s",
+                clora_error());
   float *result = NULL;
   if (status == CLORA_OK) {
     ck_ok(clora__wait_and_release(done));
-    float *y = guarded_read(context, &y_buffer), *t = guarded_read(context, &t_buffer);
-    result = malloc(rows * (D_OUT + R) * sizeof *result);
-    memcpy(result, y, rows * D_OUT * sizeof *y);
-    memcpy(result + rows * D_OUT, t, rows * R * sizeof *t);
+    float *y = guarded_read(context, &y_buffer);
+    float *t = wants_t ? guarded_read(context, &t_buffer) : NULL;
+    result = malloc(rows * (size.d_out + size.r) * sizeof *result);
+    memcpy(result, y, rows * size.d_out * sizeof *y);
+    if (wants_t) memcpy(result + rows * size.d_out, t, rows * size.r * sizeof *t);
     free(y);
     free(t);
   }
@@ -212,37 +307,63 @@ static float *compute(clora_context *context, size_t rows) {
   return result;
 }
 
+/* y and t of the most rows, in two launches; NULL when the gate refused them. */
+#define MOST_ROWS 40
+
+static float *compute_expected(struct size size) {
+  clora_context *context = limited_context(&all_limits[0], "gpu");
+  float *expected = compute(context, MOST_ROWS, size, true);
+  clora_context_destroy(context);
+  if (expected == NULL) printf("skipped: the gate refused the kernels\n");
+  return expected;
+}
+
+/* The variant's first rows of the problem on a device of the limits against the expected ones. */
+static void check_bits(const char *variant, const struct limits *limits, struct size size,
+                       const float *expected) {
+  static const size_t counts[] = {MOST_ROWS, 1, 8, 33};
+  bool wants_t = strcmp(variant, "gpu") == 0;
+  clora_context *context = limited_context(limits, variant);
+  for (size_t c = 0; c < (suite_size() == TINY ? 2 : COUNT(counts)); c++) {
+    size_t rows = counts[c];
+    float *values = compute(context, rows, size, wants_t);
+    if (values == NULL) continue;
+    bool equal = memcmp(values, expected, rows * size.d_out * sizeof *values) == 0;
+    if (wants_t) {
+      equal &= memcmp(values + rows * size.d_out, expected + MOST_ROWS * size.d_out,
+                      rows * size.r * sizeof *values) == 0;
+    }
+    ck_assert_msg(equal, "%s: %zu rows in groups of %zu, %zu bytes, %u units differ", variant, rows,
+                  limits->group_size, (size_t)limits->local_bytes, limits->compute_units);
+    free(values);
+  }
+  clora_context_destroy(context);
+}
+
 /* Contract 6: a row's bits depend on nothing but the row and the layer. */
 START_TEST(bits_depend_on_neither_rows_nor_split_nor_knobs) {
-  static const size_t counts[] = {40, 1, 8, 33};
-  size_t count = suite_size() == TINY ? 2 : COUNT(counts);
-  float *expected = NULL;
-  for (size_t l = 0; l < limit_count(); l++) {
-    clora_context *context = limited_context(&all_limits[l]);
-    for (size_t c = 0; c < count; c++) {
-      size_t rows = counts[c];
-      float *values = compute(context, rows);
-      if (values != NULL && expected != NULL) {
-        bool equal = memcmp(values, expected, rows * D_OUT * sizeof *values) == 0 &&
-                     memcmp(values + rows * D_OUT, expected + counts[0] * D_OUT,
-                            rows * R * sizeof *values) == 0;
-        ck_assert_msg(equal, "%zu rows in groups of %zu, %zu bytes, %u units differ", rows,
-                      all_limits[l].group_size, (size_t)all_limits[l].local_bytes,
-                      all_limits[l].compute_units);
-      }
-      if (expected == NULL && c == 0) {
-        expected = values;
-      } else {
-        free(values);
-      }
-    }
-    clora_context_destroy(context);
+  float *expected = compute_expected(odd);
+  for (size_t l = 0; expected != NULL && l < limit_count(); l++) {
+    check_bits("gpu", &all_limits[l], odd, expected);
   }
-  if (expected == NULL) printf("skipped: the gate refused the kernels\n");
   free(expected);
 }
 END_TEST
 
-DEVICE_TEST_MAIN("gpu", every_device_gets_a_plan, devices_without_local_memory_are_told_apart,
-                 few_groups_split_the_long_dimension, every_group_size_is_right,
-                 bits_depend_on_neither_rows_nor_split_nor_knobs)
+START_TEST(one_launch_gives_the_bits_of_two) {
+  const struct size sizes[] = {even, odd};
+  for (size_t s = 0; s < (suite_size() == TINY ? 1 : COUNT(sizes)); s++) {
+    float *expected = compute_expected(sizes[s]);
+    for (size_t l = 0; expected != NULL && l < limit_count(); l++) {
+      check_bits("fused", &all_limits[l], sizes[s], expected);
+    }
+    free(expected);
+  }
+}
+END_TEST
+
+DEVICE_TEST_MAIN("gpu", every_device_gets_a_plan, one_launch_where_t_fits,
+                 one_launch_needs_groups_to_fill_the_device,
+                 devices_without_local_memory_are_told_apart, few_groups_split_the_long_dimension,
+                 every_group_size_is_right, one_launch_is_right_at_every_group_size,
+                 bits_depend_on_neither_rows_nor_split_nor_knobs, one_launch_gives_the_bits_of_two)

@@ -2,10 +2,19 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "op/fused.h"
 
+#include "base/size.h"
 #include "kernels.h"
+#include "product/gpu.h"
 #include "product/product.h"
 
-#define RANK_LIMIT 64 /* also in kernels/fused_cpu.cl */
+/* What neither kernel computes. */
+static const char *misfit(const struct clora__problem *problem) {
+  return problem->a.dtype != problem->weight.dtype ? "A and B have two dtypes" : NULL;
+}
+
+/* ---- cpu ---- */
+
+#define CPU_RANK 64 /* also in kernels/fused_cpu.cl */
 
 /* Above this rank two launches win where many rows share what they pack. */
 #define PACK_RANK 32
@@ -14,9 +23,9 @@
 static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   size_t r = problem->weight.rows;
   if (problem->weight.transposed) return "B is transposed";
-  if (problem->a.dtype != problem->weight.dtype) return "A and B have two dtypes";
-  if (r > RANK_LIMIT) return "r is above 64";
-  return clora__cpu_misfit(device);
+  if (r > CPU_RANK) return "r is above 64";
+  const char *reason = misfit(problem);
+  return reason != NULL ? reason : clora__cpu_misfit(device);
 }
 
 static const char *cpu_yields(const clora_device *device, const struct clora__problem *problem) {
@@ -43,6 +52,101 @@ static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *
                          2 * clora__knob_value(&kernel->knobs, "WIDTH"));
 }
 
+/* ---- gpu ---- */
+
+/* Above this rank the multiply-adds take longer than the memory, and a launch saved is little. */
+#define GPU_RANK 32
+
+/* Groups for a unit. One that reads x writes no y: both go on at once where a unit has groups in
+ * different places. */
+#define UNIT_GROUPS 3
+
+/* The tiles of shrink for many rows, in steps that leave room for several groups. */
+static const struct clora__gpu_class gpu_classes[] = {
+    {SIZE_MAX, 64,
+     (const struct clora__gpu_tile[]){{128, CLORA__GPU_LANES, 64, 8, 64},
+                                      {128, CLORA__GPU_LANES, 32, 16, 64},
+                                      {256, CLORA__GPU_LANES, 32, 32, 64},
+                                      {0}}},
+};
+
+/* t = x A, the first half. */
+static struct clora__problem shrink_of(const struct clora__problem *problem) {
+  struct clora__problem shrink = {.in = problem->in, .weight = problem->a, .out = problem->out};
+  shrink.out.cols = problem->a.cols;
+  return shrink;
+}
+
+static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
+                       struct clora__knobs *knobs) {
+  struct clora__problem shrink = shrink_of(problem);
+  clora__gpu_choose(device, SIZE_MAX, gpu_classes, &shrink, knobs);
+}
+
+/* Of the larger of the two tiles that take turns, and t. */
+static size_t local_bytes(const struct clora__knobs *knobs) {
+  size_t rows = clora__gpu_tile_rows(knobs, CLORA__GPU_LANES);
+  size_t cols = clora__knob_value(knobs, "COLS"), step = clora__knob_value(knobs, "STEP");
+  size_t shrink = rows * (step + 4) + step * (cols + 4), expand = cols * (4 * cols + 4);
+  return 4 * (clora__max(shrink, expand) + rows * (cols + 4));
+}
+
+static const char *gpu_misfit(const clora_device *device, const struct clora__problem *problem) {
+  const char *reason = misfit(problem);
+  if (problem->a.cols > GPU_RANK) return "r is above 32";
+  if (reason == NULL) reason = clora__gpu_misfit(device);
+  if (reason != NULL) return reason;
+  struct clora__knobs knobs = {0};
+  gpu_choose(device, problem, &knobs);
+  bool holds = clora__knob_value(&knobs, "COLS") >= problem->a.cols &&
+               local_bytes(&knobs) <= device->local_bytes;
+  return holds ? NULL : "t does not fit the device's groups or local memory";
+}
+
+/* Two launches split k among groups where rows are too few for that. */
+static const char *gpu_yields(const clora_device *device, const struct clora__problem *problem) {
+  const char *reason = clora__gpu_yields(device, problem);
+  if (reason != NULL) return reason;
+  struct clora__knobs knobs = {0};
+  gpu_choose(device, problem, &knobs);
+  size_t groups =
+      clora__divide_up(problem->out.rows, clora__gpu_tile_rows(&knobs, CLORA__GPU_LANES));
+  bool enough = groups >= UNIT_GROUPS * (size_t)device->compute_units;
+  return enough ? NULL : "so few rows keep fewer than three groups a unit busy";
+}
+
+static const struct clora__choice gpu_choices[] = {
+    {"ROWS", "a tile has 32 rows, or 64", 4, {1, 2, 4, 8}},
+    {"STEP", "an item has at most 8 units in flight", 3, {64, 128, 256}},
+    {0},
+};
+
+/* One slice of k, two and three; every kind of edge of t and of the tiles of y. */
+static size_t gpu_shapes(const struct clora__problem *problem, struct clora__problem *shapes,
+                         size_t limit) {
+  static const size_t rows[] = {33, 61, 9, 130, 29, 65}, inners[] = {1100, 31, 517, 64, 1, 700};
+  size_t r = problem->a.cols, most = r <= 8 ? 8 : r <= 16 ? 16 : 32;
+  const size_t ranks[] = {most, most == 8 ? 1 : most / 2 + 1, most - 1, most - 3, most, most - 4};
+  const size_t cols[] = {8 * most + 16, 4 * most - 1, 1, 4 * most, 9 * most + 3, 67};
+  size_t count = clora__min(limit, sizeof inners / sizeof *inners);
+  for (size_t i = 0; i < count; i++) {
+    shapes[i] = *problem;
+    shapes[i].in.rows = shapes[i].out.rows = rows[i];
+    shapes[i].in.cols = shapes[i].a.rows = inners[i];
+    shapes[i].a.cols = shapes[i].weight.rows = ranks[i];
+    shapes[i].weight.cols = shapes[i].out.cols = cols[i];
+  }
+  return count;
+}
+
+static struct clora__grid gpu_grid(unsigned units, const struct clora__problem *problem,
+                                   const struct clora__kernel *kernel) {
+  (void)units;
+  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
+  size_t rows = clora__gpu_tile_rows(&kernel->knobs, CLORA__GPU_LANES);
+  return (struct clora__grid){{clora__divide_up(problem->out.rows, rows) * group, 1}, {group, 1}};
+}
+
 static const struct clora__variant *const variants[] = {
     &(const struct clora__variant){
         .name = "fused",
@@ -54,6 +158,17 @@ static const struct clora__variant *const variants[] = {
         .choices = clora__cpu_choices,
         .grid = cpu_grid,
         .long_running = true,
+    },
+    &(const struct clora__variant){
+        .name = "fused",
+        .source = clora__source_fused_gpu,
+        .function = "fused_gpu",
+        .misfit = gpu_misfit,
+        .yields = gpu_yields,
+        .choose = gpu_choose,
+        .choices = gpu_choices,
+        .shapes = gpu_shapes,
+        .grid = gpu_grid,
     },
     NULL,
 };
