@@ -132,6 +132,39 @@ START_TEST(an_unknown_variant_serves_nothing) {
 }
 END_TEST
 
+static clora_status prepare(clora_context *context, size_t r,
+                            const clora_forward_options *options) {
+  clora_layer *layer;
+  clora_matrix x = {.rows = 2, .cols = 9}, y = {.rows = 2, .cols = 7};
+  ck_ok(
+      clora_layer_create(context, &(clora_layer_options){.dim = 9, .dim_out = 7, .r = r}, &layer));
+  clora_status status = clora_prepare_forward(layer, &x, &y, options);
+  clora_layer_destroy(layer);
+  return status;
+}
+
+/* The error is about the one launch that was asked for, not about the two that were not. */
+START_TEST(where_fused_does_not_serve_the_error_says_so) {
+  clora_context *context = planted_context(NULL, "fused");
+  const clora_matrix t = {.rows = 2, .cols = 4};
+  ck_fails(prepare(context, 65, NULL), CLORA_UNSUPPORTED, "no variant fused serves forward");
+  ck_fails(prepare(context, 65, NULL), CLORA_UNSUPPORTED,
+           "forward fused: does not fit: r is above");
+  ck_fails(prepare(context, 4, &(clora_forward_options){.t = &t}), CLORA_UNSUPPORTED,
+           "t is wanted, and fused");
+  if (is_refused_here("fused")) return;
+  ck_ok(prepare(context, 4, NULL));
+  for (struct clora__kernel *k = context->kernels; k != NULL; k = k->next) {
+    snprintf(k->reason, sizeof k->reason, "a test");
+    k->verdict = CLORA__REFUSED;
+  }
+  /* On a CPU the kernel for GPUs is left, as if it were refused too. */
+  context->device.group_size = 1;
+  ck_fails(prepare(context, 4, NULL), CLORA_NO_VARIANT, "forward fused: refused: a test");
+  clora_context_destroy(context);
+}
+END_TEST
+
 START_TEST(no_compile_refuses_until_prepared) {
   clora_context *context;
   ck_ok(clora_context_create(
@@ -200,4 +233,5 @@ DEVICE_TEST_MAIN("plan", every_rank_has_its_check, a_wrong_kernel_is_refused,
                  a_kernel_that_writes_past_its_output_is_refused,
                  a_kernel_that_reads_its_output_at_beta_0_is_refused,
                  the_call_fails_when_every_row_is_refused, an_unknown_variant_serves_nothing,
-                 no_compile_refuses_until_prepared, rows_yield_to_better_ones)
+                 where_fused_does_not_serve_the_error_says_so, no_compile_refuses_until_prepared,
+                 rows_yield_to_better_ones)

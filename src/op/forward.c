@@ -122,14 +122,31 @@ static struct forward in_parts(const struct forward *f) {
   return g;
 }
 
-/* In one launch t would never be in memory. In two it comes in parts where a variant of both
- * products does that and passed its check, otherwise whole. */
-static clora_status plan(struct forward *f, bool may_build, struct plans *plans) {
-  plans->is_fused = false;
-  if (!f->keeps_t) {
-    TRY(clora__plan_seek(f->context, &clora__forward, &f->whole, may_build, &plans->fused,
-                         &plans->is_fused));
+/* Whether the context allows a variant that is a whole forward alone: no product has its name. */
+static bool must_fuse(const clora_context *context) {
+  for (const struct clora__variant *const *row = clora__forward.variants; *row != NULL; row++) {
+    if (strcmp((*row)->name, context->variant) == 0) return true;
   }
+  return false;
+}
+
+/* In one launch t is never in memory. */
+static clora_status plan_fused(const struct forward *f, bool may_build, struct plans *plans) {
+  plans->is_fused = must_fuse(f->context);
+  CHECK(!f->keeps_t || !plans->is_fused, CLORA_UNSUPPORTED,
+        "t is wanted, and %s, the context's variant, does not keep it", f->context->variant);
+  if (plans->is_fused) {
+    return clora__plan(f->context, &clora__forward, &f->whole, may_build, &plans->fused);
+  }
+  if (f->keeps_t) return CLORA_OK;
+  return clora__plan_seek(f->context, &clora__forward, &f->whole, may_build, &plans->fused,
+                          &plans->is_fused);
+}
+
+/* In one launch where that serves. In two t comes in parts where a variant of both products does
+ * that and passed its check, otherwise whole. */
+static clora_status plan(struct forward *f, bool may_build, struct plans *plans) {
+  TRY(plan_fused(f, may_build, plans));
   if (plans->is_fused) return CLORA_OK;
   if (f->parts > 1) {
     struct forward g = in_parts(f);

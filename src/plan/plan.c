@@ -103,8 +103,9 @@ clora_status clora__plan(clora_context *context, const struct clora__product *pr
   if (serves) return CLORA_OK;
   char text[1024] = "";
   clora__plan_explain(context, product, problem, &explained, text, sizeof text);
-  FAIL(fits ? CLORA_NO_VARIANT : CLORA_UNSUPPORTED, "no variant serves %s on %s:\n%s",
-       product->name, context->device.name, text);
+  FAIL(fits ? CLORA_NO_VARIANT : CLORA_UNSUPPORTED, "no variant %s%sserves %s on %s:\n%s",
+       context->variant, context->variant[0] != '\0' ? " " : "", product->name,
+       context->device.name, text);
 }
 
 size_t clora__plan_parts(const clora_context *context, const struct clora__product *product,
