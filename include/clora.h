@@ -458,6 +458,9 @@ CLORA_API clora_status clora_tune_forward(clora_layer *layer, const clora_matrix
                                           const clora_matrix *y,
                                           const clora_forward_options *options,
                                           const clora_tune_options *tune, size_t *found);
+CLORA_API clora_status clora_tune_weight(clora_layer *layer, const clora_matrix *w,
+                                         const clora_weight_options *options,
+                                         const clora_tune_options *tune, size_t *found);
 
 /* Write what the context knows of tuning as a JSON file, or read one: entries that the store keeps
  * for this device and driver, and those found since. Reading takes all or nothing: an entry with a

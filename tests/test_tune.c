@@ -206,11 +206,17 @@ static float *run_with(clora_context *context, const struct clora__variant *row,
   return values;
 }
 
-/* r is 0 for a product. */
-static void ck_same_bits(const struct clora__product *product, size_t rows, size_t inner, size_t r,
+static bool has_room(clora_context *context, const struct clora__variant *row,
+                     const struct clora__problem *problem, const char *knob, unsigned value) {
+  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, problem);
+  ck_assert(clora__knob_set(&knobs, knob, value));
+  return row->fits == NULL || row->fits(&context->device, &knobs);
+}
+
+/* Every value of every knob that the device has room for. r is 0 for a product. */
+static void ck_same_bits(const struct clora__variant *row, size_t rows, size_t inner, size_t r,
                          size_t cols) {
-  clora_context *context = context_of("cpu");
-  const struct clora__variant *row = cpu_row(product);
+  clora_context *context = context_of(NULL);
   const struct layout dense = {0};
   size_t depth = r > 0 ? r : inner;
   float *in = random_values(rows * inner, CLORA_F32, 1), *first = NULL;
@@ -224,6 +230,7 @@ static void ck_same_bits(const struct clora__product *product, size_t rows, size
   if (r > 0) p.a = a.matrix;
   for (const struct clora__choice *c = row->choices; c->knob != NULL; c++) {
     for (unsigned i = 0; i < c->count; i++) {
+      if (!has_room(context, row, &p, c->knob, c->values[i])) continue;
       float *values = run_with(context, row, &p, c->knob, c->values[i]);
       if (first == NULL) first = values;
       ck_assert_msg(memcmp(first, values, rows * cols * sizeof *values) == 0,
@@ -244,14 +251,31 @@ static void ck_same_bits(const struct clora__product *product, size_t rows, size
 
 START_TEST(no_knob_changes_a_bit) {
   if (!is_cpu()) return;
+  const struct clora__variant *shrink = cpu_row(&clora__shrink), *expand = cpu_row(&clora__expand);
   static const size_t sizes[][2] = {{1, 700}, {3, 64}, {61, 517}, {200, 300}};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-    ck_same_bits(&clora__shrink, sizes[i][0], sizes[i][1], 0, 16);
-    ck_same_bits(&clora__shrink, sizes[i][0], sizes[i][1], 0, 7);
-    ck_same_bits(&clora__expand, sizes[i][0], 16, 0, sizes[i][1]);
-    ck_same_bits(&clora__expand, sizes[i][0], 65, 0, sizes[i][1]);
-    ck_same_bits(&clora__forward, sizes[i][0], sizes[i][1], 16, 90);
+    ck_same_bits(shrink, sizes[i][0], sizes[i][1], 0, 16);
+    ck_same_bits(shrink, sizes[i][0], sizes[i][1], 0, 7);
+    ck_same_bits(expand, sizes[i][0], 16, 0, sizes[i][1]);
+    ck_same_bits(expand, sizes[i][0], 65, 0, sizes[i][1]);
+    ck_same_bits(cpu_row(&clora__forward), sizes[i][0], sizes[i][1], 16, 90);
   }
+}
+END_TEST
+
+/* Few rows and many; slices of k, tiles that are whole and tiles that are not. */
+START_TEST(no_knob_of_a_gpu_changes_a_bit) {
+  if (suite_size() < NORMAL) return;
+  const struct clora__variant *shrink = clora__shrink.variants[0];
+  const struct clora__variant *expand = clora__expand.variants[0];
+  const struct clora__variant *const *fused = clora__forward.variants;
+  while (strcmp((*fused)->function, "fused_gpu") != 0) fused++;
+  ck_same_bits(shrink, 5, 1100, 0, 21);
+  ck_same_bits(shrink, 70, 1024, 0, 16);
+  ck_same_bits(expand, 5, 21, 0, 300);
+  ck_same_bits(expand, 70, 64, 0, 517);
+  ck_same_bits(*fused, 70, 1100, 16, 200);
+  ck_same_bits(*fused, 5, 600, 21, 131);
 }
 END_TEST
 
@@ -348,6 +372,27 @@ START_TEST(the_fastest_right_value_wins) {
 }
 END_TEST
 
+START_TEST(weight_is_tuned_too) {
+  const struct clora__variant *const rows[] = {&planted, NULL};
+  clora_context *context = open_context(own("weight"), NULL);
+  clora_layer *layer;
+  clora_matrix w = {.rows = D_IN, .cols = D_OUT};
+  const clora_layer_options shape = {.dim = D_IN, .dim_out = D_OUT, .r = RANK};
+  char text[4096];
+  size_t found = 0;
+  context->planted = rows;
+  ck_ok(clora_layer_create(context, &shape, &layer));
+  ck_fails(clora_tune_weight(layer, &w, NULL, &(clora_tune_options){.seconds = -1}, NULL),
+           CLORA_INVALID_ARGUMENT, "seconds is -1");
+  ck_ok(clora_tune_weight(layer, &w, NULL, NULL, &found));
+  ck_assert_uint_eq(found, 1);
+  ck_ok(clora_explain_weight(layer, &w, NULL, text, sizeof text));
+  ck_assert_msg(strstr(text, "REPEAT 1 by tuning") != NULL, "%s", text);
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+}
+END_TEST
+
 START_TEST(stopping_keeps_what_was_found) {
   const struct clora__variant *const rows[] = {&planted, NULL};
   struct told told = {.most_calls = 2}; /* it stops when REPEAT 2 is about to be tried */
@@ -435,6 +480,30 @@ START_TEST(files_come_and_go_unchanged) {
 }
 END_TEST
 
+/* What another device has room for. */
+START_TEST(tiles_have_to_fit_the_device) {
+  static const char text[] =
+      "{\"schema\": \"clora-tuning\", \"version\": 1, \"device\": \"x\", \"tunings\": [{"
+      "\"kernel\": \"shrink_gpu\", \"in\": \"f32\", \"weight\": \"f32\", \"out\": \"f32\", "
+      "\"rows\": 4096, \"inner\": 4096, \"r\": 4096, \"cols\": 16, "
+      "\"knobs\": {\"GROUP\": 256, \"COLS\": 16, \"ROWS\": 4, \"STEP\": 64}, \"gain\": 1.5}]}";
+  const char *path = write_file(own("tiles.json"), text, sizeof text - 1);
+  clora_context *context = open_context(own("tiles"), NULL);
+  context->device.type = CL_DEVICE_TYPE_GPU;
+  context->device.group_size = 256;
+  context->device.local_bytes = 32768;
+  ck_ok(clora_tuning_load(context, path, NULL)); /* 22,528 bytes */
+  context->device.local_bytes = 16384;
+  ck_fails(
+      clora_tuning_load(context, path, NULL), CLORA_BAD_FILE,
+      "tunings[0] (shrink_gpu): its tiles need more than the device has: groups of 256, 16384");
+  context->device.local_bytes = 32768;
+  context->device.group_size = 128;
+  ck_fails(clora_tuning_load(context, path, NULL), CLORA_BAD_FILE, "groups of 128");
+  clora_context_destroy(context);
+}
+END_TEST
+
 /* The golden file with one text replaced by another. */
 static const char *edited(const char *before, const char *after) {
   size_t bytes;
@@ -502,6 +571,7 @@ END_TEST
 DEVICE_TEST_MAIN("tune", intervals_hold_the_truth, classes_round_sizes_up,
                  a_tuning_serves_its_class_alone, a_tuning_is_remembered_for_this_driver_and_source,
                  a_value_that_the_row_does_not_take_is_ignored, no_knob_changes_a_bit,
+                 no_knob_of_a_gpu_changes_a_bit, weight_is_tuned_too, tiles_have_to_fit_the_device,
                  the_fastest_right_value_wins, stopping_keeps_what_was_found,
                  two_contexts_tune_at_once, files_come_and_go_unchanged,
                  absurd_files_are_refused_whole)

@@ -244,11 +244,9 @@ clora_status clora_tune_forward(clora_layer *layer, const clora_matrix *x, const
                                 const clora_forward_options *options,
                                 const clora_tune_options *tune, size_t *found) {
   struct forward f;
-  double seconds = tune != NULL && tune->seconds != 0 ? tune->seconds : 60;
-  CHECK(seconds > 0 && seconds < 1e9, CLORA_INVALID_ARGUMENT, "seconds is %g", seconds);
+  struct clora__tuner tuner;
+  TRY(clora__tuner_open(tune, &tuner));
   TRY(describe(layer, x, y, options ? options : &defaults, &f));
-  struct clora__tuner tuner = {.end_ns = clora__clock_ns() + (uint64_t)(seconds * 1e9)};
-  if (tune != NULL) tuner.progress = tune->progress, tuner.user = tune->user;
   if (found != NULL) *found = 0;
   if (x->rows == 0) return CLORA_OK;
   clora_status status = tune_plans(&f, &tuner);

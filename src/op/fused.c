@@ -73,7 +73,7 @@ static const struct clora__gpu_class gpu_classes[] = {
 /* t = x A, the first half. */
 static struct clora__problem shrink_of(const struct clora__problem *problem) {
   struct clora__problem shrink = {.in = problem->in, .weight = problem->a, .out = problem->out};
-  shrink.out.cols = problem->a.cols;
+  shrink.out.cols = problem->weight.rows;
   return shrink;
 }
 
@@ -83,24 +83,25 @@ static void gpu_choose(const clora_device *device, const struct clora__problem *
   clora__gpu_choose(device, SIZE_MAX, gpu_classes, &shrink, knobs);
 }
 
-/* Of the larger of the two tiles that take turns, and t. */
-static size_t local_bytes(const struct clora__knobs *knobs) {
+/* The larger of the two tiles that take turns in local memory, and t. */
+static bool gpu_fits(const clora_device *device, const struct clora__knobs *knobs) {
   size_t rows = clora__gpu_tile_rows(knobs, CLORA__GPU_LANES);
   size_t cols = clora__knob_value(knobs, "COLS"), step = clora__knob_value(knobs, "STEP");
   size_t shrink = rows * (step + 4) + step * (cols + 4), expand = cols * (4 * cols + 4);
-  return 4 * (clora__max(shrink, expand) + rows * (cols + 4));
+  size_t bytes = 4 * (clora__max(shrink, expand) + rows * (cols + 4));
+  return clora__knob_value(knobs, "GROUP") <= device->group_size && bytes <= device->local_bytes;
 }
 
 static const char *gpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   const char *reason = misfit(problem);
-  if (problem->a.cols > GPU_RANK) return "r is above 32";
+  if (problem->weight.rows > GPU_RANK) return "r is above 32";
   if (reason == NULL) reason = clora__gpu_misfit(device);
   if (reason != NULL) return reason;
   struct clora__knobs knobs = {0};
   gpu_choose(device, problem, &knobs);
-  bool holds = clora__knob_value(&knobs, "COLS") >= problem->a.cols &&
-               local_bytes(&knobs) <= device->local_bytes;
-  return holds ? NULL : "t does not fit the device's groups or local memory";
+  bool holds = clora__knob_value(&knobs, "COLS") >= problem->weight.rows;
+  return holds && gpu_fits(device, &knobs) ? NULL
+                                           : "t does not fit the device's groups or local memory";
 }
 
 /* Two launches split k among groups where rows are too few for that. */
@@ -115,19 +116,22 @@ static const char *gpu_yields(const clora_device *device, const struct clora__pr
   return enough ? NULL : "so few rows keep fewer than three groups a unit busy";
 }
 
+/* Not COLS: all of t lies in one tile. */
 static const struct clora__choice gpu_choices[] = {
+    {"GROUP", "128, 256 for ranks above 16", 3, {64, 128, 256}},
     {"ROWS", "a tile has 32 rows, or 64", 4, {1, 2, 4, 8}},
     {"STEP", "an item has at most 8 units in flight", 3, {64, 128, 256}},
     {0},
 };
 
-/* One slice of k, two and three; every kind of edge of t and of the tiles of y. */
-static size_t gpu_shapes(const struct clora__problem *problem, struct clora__problem *shapes,
-                         size_t limit) {
-  static const size_t rows[] = {33, 61, 9, 130, 29, 65}, inners[] = {1100, 31, 517, 64, 1, 700};
-  size_t r = problem->a.cols, most = r <= 8 ? 8 : r <= 16 ? 16 : 32;
-  const size_t ranks[] = {most, most == 8 ? 1 : most / 2 + 1, most - 1, most - 3, most, most - 4};
-  const size_t cols[] = {8 * most + 16, 4 * most - 1, 1, 4 * most, 9 * most + 3, 67};
+/* One slice of k, two and three; every kind of edge of the tiles of t and y. */
+static size_t gpu_shapes(const struct clora__knobs *knobs, const struct clora__problem *problem,
+                         struct clora__problem *shapes, size_t limit) {
+  static const size_t inners[] = {1100, 31, 517, 64, 1, 700};
+  size_t h = clora__gpu_tile_rows(knobs, CLORA__GPU_LANES), w = clora__knob_value(knobs, "COLS");
+  const size_t rows[] = {h + 1, 2 * h + 1, 1, 3 * h, h / 2 + 1, h};
+  const size_t ranks[] = {w, w / 2 + 1, w - 1, w - 3, w, w / 2 + 2};
+  const size_t cols[] = {8 * w + 16, 4 * w - 1, 1, 4 * w, 9 * w + 3, 67};
   size_t count = clora__min(limit, sizeof inners / sizeof *inners);
   for (size_t i = 0; i < count; i++) {
     shapes[i] = *problem;
@@ -167,6 +171,7 @@ static const struct clora__variant *const variants[] = {
         .yields = gpu_yields,
         .choose = gpu_choose,
         .choices = gpu_choices,
+        .fits = gpu_fits,
         .shapes = gpu_shapes,
         .grid = gpu_grid,
     },

@@ -139,15 +139,20 @@ static clora_status read_class(const struct place *place, const json_t *entry,
   return read_size(place, entry, "cols", &c->cols);
 }
 
-/* Whether sizes are those of a class, and the row computes such problems on this device. */
-static clora_status check_class(const struct place *place, const clora_context *context,
-                                const struct clora__variant *row, const struct clora__class *c) {
-  struct clora__problem p = {
+/* The largest problem of a class. */
+static struct clora__problem problem_of(const struct clora__class *c) {
+  return (struct clora__problem){
       .in = {.rows = c->rows, .cols = c->inner, .dtype = c->in},
       .weight = {.rows = c->r, .cols = c->cols, .dtype = c->weight},
       .a = {.dtype = c->weight},
       .out = {.rows = c->rows, .cols = c->cols, .dtype = c->out},
   };
+}
+
+/* Whether sizes are those of a class, and the row computes such problems on this device. */
+static clora_status check_class(const struct place *place, const clora_context *context,
+                                const struct clora__variant *row, const struct clora__class *c) {
+  struct clora__problem p = problem_of(c);
   struct clora__class rounded = clora__class_of(&p);
   if (rounded.rows != c->rows || rounded.inner != c->inner || rounded.r != c->r ||
       rounded.cols != c->cols) {
@@ -174,6 +179,20 @@ static clora_status read_knobs(const struct place *place, const struct clora__va
     t->knobs[t->count++].value = (unsigned)number;
   }
   return CLORA_OK;
+}
+
+/* Whether the device has room for the kernel. */
+static clora_status check_room(const struct place *place, const clora_context *context,
+                               const struct clora__variant *row, const struct clora__tuning *t) {
+  if (row->fits == NULL) return CLORA_OK;
+  struct clora__problem p = problem_of(&t->class);
+  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, &p);
+  for (unsigned i = 0; i < t->count; i++) {
+    clora__knob_set(&knobs, t->knobs[i].name, t->knobs[i].value);
+  }
+  if (row->fits(&context->device, &knobs)) return CLORA_OK;
+  REFUSE(place, "its tiles need more than the device has: groups of %zu, %zu bytes of local memory",
+         context->device.group_size, (size_t)context->device.local_bytes);
 }
 
 static clora_status check_keys(const struct place *place, json_t *entry) {
@@ -205,6 +224,7 @@ static clora_status read_entry(const clora_context *context, struct place *place
   TRY(read_class(place, entry, &t->class));
   TRY(check_class(place, context, *row, &t->class));
   TRY(read_knobs(place, *row, entry, t));
+  TRY(check_room(place, context, *row, t));
   if (!(t->gain > 0 && t->gain < GAIN_LIMIT)) REFUSE(place, "\"gain\" is %g", t->gain);
   return CLORA_OK;
 }

@@ -5,6 +5,7 @@
 #include "op/layer.h"
 #include "op/scratch.h"
 #include "plan/plan.h"
+#include "plan/tune.h"
 #include "product/product.h"
 
 static const clora_weight_options defaults;
@@ -79,4 +80,20 @@ clora_status clora_explain_weight(const clora_layer *layer, const clora_matrix *
   text[0] = '\0';
   clora__plan_explain(layer->context, &clora__expand, &p, &served, text, size);
   return CLORA_OK;
+}
+
+clora_status clora_tune_weight(clora_layer *layer, const clora_matrix *w,
+                               const clora_weight_options *options, const clora_tune_options *tune,
+                               size_t *found) {
+  struct clora__problem p;
+  struct clora__plan plan;
+  struct clora__tuner tuner;
+  TRY(clora__tuner_open(tune, &tuner));
+  TRY(describe(layer, w, options ? options : &defaults, &p));
+  if (found != NULL) *found = 0;
+  TRY(clora__plan(layer->context, &clora__expand, &p, true, &plan));
+  size_t bytes = clora__plan_workspace_bytes(layer->context, &clora__expand, &p);
+  clora_status status = clora__tune(layer->context, &plan, &p, bytes, &tuner);
+  if (found != NULL) *found = tuner.found;
+  return status;
 }

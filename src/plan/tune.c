@@ -36,6 +36,16 @@ __attribute__((format(printf, 3, 4))) static void tell(struct clora__tuner *tune
   }
 }
 
+clora_status clora__tuner_open(const clora_tune_options *options, struct clora__tuner *tuner) {
+  clora_tune_options o = options != NULL ? *options : (clora_tune_options){0};
+  double seconds = o.seconds != 0 ? o.seconds : 60;
+  CHECK(seconds > 0 && seconds < 1e9, CLORA_INVALID_ARGUMENT, "seconds is %g", seconds);
+  *tuner = (struct clora__tuner){.end_ns = clora__clock_ns() + (uint64_t)(seconds * 1e9),
+                                 .progress = o.progress,
+                                 .user = o.user};
+  return CLORA_OK;
+}
+
 static bool is_over(struct clora__tuner *tuner) {
   if (clora__clock_ns() >= tuner->end_ns) tuner->stopped = true;
   return tuner->stopped;
@@ -62,6 +72,8 @@ static clora_status try_value(struct search *s, const char *knob, unsigned value
   if (clora__knob_value(&knobs, knob) == value || !clora__knob_set(&knobs, knob, value)) {
     return CLORA_OK;
   }
+  bool (*fits)(const clora_device *, const struct clora__knobs *) = s->best.variant->fits;
+  if (fits != NULL && !fits(&s->context->device, &knobs)) return CLORA_OK;
   tell(s->tuner, false, "%s: %s %u", s->title, knob, value);
   if (is_over(s->tuner)) return CLORA_OK;
   TRY(plan_with(s, &knobs, &plan, &passed));

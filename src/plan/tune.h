@@ -14,6 +14,9 @@ struct clora__tuner {
   size_t found; /* tunings added to the context and the store */
 };
 
+/* A tuner by the options of a call, which may be NULL. */
+clora_status clora__tuner_open(const clora_tune_options *options, struct clora__tuner *tuner);
+
 /* Tunes the row that serves the problem by the plan, one knob after the other: a value is taken
  * when its kernel passed its check and the interval of its gain excludes 1; what comes out is
  * compared with the rules once more, and kept when that interval excludes 1 too. `problem` needs

@@ -61,6 +61,10 @@ struct clora__variant {
   /* The free knobs that may be tuned; one without a name ends them. NULL: none. */
   const struct clora__choice *choices;
 
+  /* Whether the device has the work-items and the local memory for these knobs, which the rules'
+   * always do. NULL: for any. */
+  bool (*fits)(const clora_device *device, const struct clora__knobs *knobs);
+
   struct clora__grid (*grid)(unsigned units, const struct clora__problem *problem,
                              const struct clora__kernel *kernel);
 
@@ -76,10 +80,10 @@ struct clora__variant {
   clora_status (*run)(struct clora__chain *chain, const struct clora__plan *plan,
                       const struct clora__problem *problem, struct clora__scratch scratch);
 
-  /* Shapes to check instead of the usual ones: fills at most `limit` problems (shapes alone) and
-   * returns their number. NULL: the usual ones. */
-  size_t (*shapes)(const struct clora__problem *problem, struct clora__problem *shapes,
-                   size_t limit);
+  /* Shapes to check a kernel with these knobs on, instead of the usual ones: fills at most `limit`
+   * problems (shapes alone) and returns their number. NULL: the usual ones. */
+  size_t (*shapes)(const struct clora__knobs *knobs, const struct clora__problem *problem,
+                   struct clora__problem *shapes, size_t limit);
 };
 
 /* A product, or the forward operation, and its table, best row first; NULL ends it. */

@@ -84,7 +84,9 @@ static size_t walk_shapes(const clora_context *context, const struct clora__plan
 
 static size_t choose_shapes(const clora_context *context, const struct clora__plan *plan,
                             const struct clora__problem *p, struct clora__problem *shapes) {
-  if (plan->variant->shapes != NULL) return plan->variant->shapes(p, shapes, SHAPE_LIMIT);
+  if (plan->variant->shapes != NULL) {
+    return plan->variant->shapes(&plan->kernel->knobs, p, shapes, SHAPE_LIMIT);
+  }
   size_t total = walk_shapes(context, plan, p, 0, 0, NULL);
   size_t keep = clora__min(total, SHAPE_LIMIT);
   if (keep > 0) walk_shapes(context, plan, p, total, keep, shapes);

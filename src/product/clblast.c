@@ -76,7 +76,9 @@ static void choose(const clora_device *device, const struct clora__problem *p,
 }
 
 /* The fewest and the most rows that the knobs stand for. */
-static size_t shapes(const struct clora__problem *p, struct clora__problem *shapes, size_t limit) {
+static size_t shapes(const struct clora__knobs *knobs, const struct clora__problem *p,
+                     struct clora__problem *shapes, size_t limit) {
+  (void)knobs;
   size_t fewest = (size_t)1 << rows_log2(p);
   size_t most = clora__min(2 * fewest - 1, block_rows(p));
   for (size_t i = 0; i < 2 && i < limit; i++) {

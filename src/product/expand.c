@@ -70,6 +70,8 @@ static const struct clora__gpu_class gpu_classes[] = {
 };
 
 static const struct clora__choice gpu_choices[] = {
+    {"GROUP", "64 for up to 8 rows, 128 for up to 63, else 256", 3, {64, 128, 256}},
+    {"COLS", "the columns rounded up; at most 64, 128 or 256 for as many rows", 3, {64, 128, 256}},
     {"ROWS", "a tile has 8 rows for up to 8, 16 for up to 63, else 32", 4, {1, 2, 4, 8}},
     {"STEP", "an item has at most 8 units in flight", 2, {16, 32}},
     {0},
@@ -90,6 +92,10 @@ static void gpu_choose_least(const clora_device *device, const struct clora__pro
   clora__gpu_choose(device, CLORA__GPU_LEAST_GROUP, gpu_classes, problem, knobs);
 }
 
+static bool gpu_fits(const clora_device *device, const struct clora__knobs *knobs) {
+  return clora__gpu_fits(device, knobs, 1);
+}
+
 static struct clora__grid gpu_grid(unsigned units, const struct clora__problem *problem,
                                    const struct clora__kernel *kernel) {
   (void)units;
@@ -105,6 +111,7 @@ static const struct clora__variant *const variants[] = {
         .yields = clora__gpu_yields,
         .choose = gpu_choose,
         .choices = gpu_choices,
+        .fits = gpu_fits,
         .grid = gpu_grid,
         .takes_parts = true,
     },

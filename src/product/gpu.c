@@ -72,15 +72,24 @@ void clora__gpu_choose(const clora_device *device, size_t group_limit,
                        const struct clora__gpu_class *classes, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
   struct clora__gpu_tile tile = clora__gpu_tile(device, group_limit, classes, problem);
-  clora__knob(knobs, "GROUP", tile.group);
+  clora__free_knob(knobs, "GROUP", tile.group);
   clora__free_knob(knobs, "ROWS", item_rows(&tile));
-  clora__knob(knobs, "COLS", tile.cols);
+  clora__free_knob(knobs, "COLS", tile.cols);
   clora__free_knob(knobs, "STEP", tile.step);
 }
 
 size_t clora__gpu_tile_rows(const struct clora__knobs *knobs, unsigned layers) {
   size_t group = clora__knob_value(knobs, "GROUP");
   return clora__knob_value(knobs, "ROWS") * 4 * group / (layers * clora__knob_value(knobs, "COLS"));
+}
+
+bool clora__gpu_fits(const clora_device *device, const struct clora__knobs *knobs,
+                     unsigned layers) {
+  const struct clora__gpu_tile tile = {.group = clora__knob_value(knobs, "GROUP"),
+                                       .rows = (unsigned)clora__gpu_tile_rows(knobs, layers),
+                                       .cols = clora__knob_value(knobs, "COLS"),
+                                       .step = clora__knob_value(knobs, "STEP")};
+  return tile.group <= device->group_size && local_bytes(&tile) <= device->local_bytes;
 }
 
 size_t clora__gpu_groups(const struct clora__problem *problem, size_t tile_rows, size_t tile_cols) {

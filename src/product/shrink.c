@@ -85,6 +85,8 @@ static void gpu_choose_least(const clora_device *device, const struct clora__pro
 }
 
 static const struct clora__choice gpu_choices[] = {
+    {"GROUP", "64 for the fewest rows, 256 for ranks above 16", 3, {64, 128, 256}},
+    {"COLS", "the rank rounded up, at most 16 for up to 8 rows, else 64", 4, {8, 16, 32, 64}},
     {"ROWS", "a tile has 8 rows for up to 8, else 32 or 64", 4, {1, 2, 4, 8}},
     {"STEP", "an item has at most 8 units in flight", 3, {64, 128, 256}},
     {0},
@@ -100,22 +102,21 @@ static size_t gpu_parts(const clora_device *device, const struct clora__problem 
   return enough ? 1 : clora__divide_up(problem->in.cols, slice);
 }
 
-/* Sums of one slice, two and three, and every kind of edge, within the sizes of one tile. */
-static size_t gpu_shapes(const struct clora__problem *problem, struct clora__problem *shapes,
-                         size_t limit) {
+static bool gpu_fits(const clora_device *device, const struct clora__knobs *knobs) {
+  return clora__gpu_fits(device, knobs, LANES);
+}
+
+/* Sums of one slice, two and three, and every kind of edge of a tile. */
+static size_t gpu_shapes(const struct clora__knobs *knobs, const struct clora__problem *problem,
+                         struct clora__problem *shapes, size_t limit) {
   static const size_t inners[] = {1100, 31, 517, 64, 1, 700};
-  static const size_t few_rows[] = {5, 8, 1, 2, 7, 3}, many_rows[] = {33, 61, 9, 200, 29, 65};
-  const struct clora__gpu_class *few = &gpu_classes[0];
-  bool is_few = problem->out.rows <= few->most_rows;
-  const struct clora__gpu_tile *tile = is_few ? few->tiles : few[1].tiles;
-  while (tile->cols < problem->out.cols && tile[1].group > 0) tile++;
-  size_t most = tile->cols, least = most == 8 ? 1 : most / 2 + 1;
-  if (tile[1].group == 0) most = 2 * tile->cols + 3;
-  const size_t cols[] = {tile->cols, least, most, tile->cols - 1, most, least};
+  size_t h = clora__gpu_tile_rows(knobs, LANES), w = clora__knob_value(knobs, "COLS");
+  const size_t rows[] = {h + 1, 2 * h + 1, 1, 3 * h, h / 2 + 1, h};
+  const size_t cols[] = {w, w / 2 + 1, 2 * w + 3, w - 1, 2 * w, 1};
   size_t count = clora__min(limit, sizeof inners / sizeof *inners);
   for (size_t i = 0; i < count; i++) {
     shapes[i] = *problem;
-    shapes[i].in.rows = shapes[i].out.rows = is_few ? few_rows[i] : many_rows[i];
+    shapes[i].in.rows = shapes[i].out.rows = rows[i];
     shapes[i].in.cols = shapes[i].weight.rows = inners[i];
     shapes[i].weight.cols = shapes[i].out.cols = cols[i];
   }
@@ -137,6 +138,7 @@ static const struct clora__variant *const variants[] = {
         .yields = clora__gpu_yields,
         .choose = gpu_choose,
         .choices = gpu_choices,
+        .fits = gpu_fits,
         .shapes = gpu_shapes,
         .grid = gpu_grid,
         .parts = gpu_parts,
