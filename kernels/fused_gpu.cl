@@ -21,7 +21,7 @@
 // STEP    64 128 256   k of a tile
 //
 // The tiles of B lie where those of x and A were. Local memory: 4 (rows of the tile (STEP + 4) +
-// STEP (COLS + 4) + rows of the tile (COLS + 4)) bytes, 17 to 23 KB.
+// STEP (COLS + 4) + rows of the tile (COLS + 4)) bytes, 13 to 30 KB.
 
 #define T_SPACE __local
 #include "tile_gpu.clh"

@@ -107,13 +107,21 @@ START_TEST(one_launch_where_t_fits) {
 }
 END_TEST
 
-START_TEST(one_launch_needs_groups_to_fill_the_device) {
+/* 16 KB a group: three are resident at once. */
+START_TEST(one_launch_where_all_groups_are_resident) {
   clora_device device = {
       .type = CL_DEVICE_TYPE_GPU, .group_size = 256, .local_bytes = 49152, .compute_units = 132};
-  struct clora__problem p = make_forward(3 * 132 * 32, 4096, 16, 4096);
-  ck_assert_ptr_null(fused_row()->yields(&device, &p));
-  p.out.rows -= 32;
-  ck_assert_ptr_nonnull(strstr(fused_row()->yields(&device, &p), "so few rows"));
+  static const struct {
+    size_t groups;
+    const char *reason;
+  } cases[] = {{197, "so few rows"}, {198, NULL}, {3 * 132, NULL}, {3 * 132 + 1, "so many rows"}};
+  struct clora__problem p;
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    p = make_forward(32 * cases[i].groups, 4096, 16, 4096);
+    const char *reason = fused_row()->yields(&device, &p), *expected = cases[i].reason;
+    bool right = expected == NULL ? reason == NULL : reason && strstr(reason, expected) != NULL;
+    ck_assert_msg(right, "%zu groups: %s", cases[i].groups, reason ? reason : "fits");
+  }
   device.type = CL_DEVICE_TYPE_CPU;
   ck_assert_ptr_nonnull(strstr(fused_row()->yields(&device, &p), "CPU"));
   p.weight.dtype = CLORA_F16;
@@ -363,7 +371,7 @@ START_TEST(one_launch_gives_the_bits_of_two) {
 END_TEST
 
 DEVICE_TEST_MAIN("gpu", every_device_gets_a_plan, one_launch_where_t_fits,
-                 one_launch_needs_groups_to_fill_the_device,
+                 one_launch_where_all_groups_are_resident,
                  devices_without_local_memory_are_told_apart, few_groups_split_the_long_dimension,
                  every_group_size_is_right, one_launch_is_right_at_every_group_size,
                  bits_depend_on_neither_rows_nor_split_nor_knobs, one_launch_gives_the_bits_of_two)

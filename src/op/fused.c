@@ -57,22 +57,10 @@ static struct clora__grid cpu_grid(unsigned units, const struct clora__problem *
 /* Above this rank the multiply-adds take longer than the memory, and a launch saved is little. */
 #define GPU_RANK 32
 
-/* Groups for a unit. One that reads x writes no y: both go on at once where a unit has groups in
- * different places. */
-#define UNIT_GROUPS 3
-
-/* The tiles of shrink for many rows, in steps that leave room for several groups. */
-static const struct clora__gpu_class gpu_classes[] = {
-    {SIZE_MAX, 64,
-     (const struct clora__gpu_tile[]){{128, CLORA__GPU_LANES, 64, 8, 64},
-                                      {128, CLORA__GPU_LANES, 32, 16, 64},
-                                      {256, CLORA__GPU_LANES, 32, 32, 64},
-                                      {0}}},
-};
-
-/* t = x A, the first half. */
+/* t = x A, the first half; its tiles are those for many rows. */
 static struct clora__problem shrink_of(const struct clora__problem *problem) {
   struct clora__problem shrink = {.in = problem->in, .weight = problem->a, .out = problem->out};
+  shrink.out.rows = SIZE_MAX;
   shrink.out.cols = problem->weight.rows;
   return shrink;
 }
@@ -80,16 +68,20 @@ static struct clora__problem shrink_of(const struct clora__problem *problem) {
 static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
                        struct clora__knobs *knobs) {
   struct clora__problem shrink = shrink_of(problem);
-  clora__gpu_choose(device, SIZE_MAX, gpu_classes, &shrink, knobs);
+  clora__gpu_choose_shrink(device, &shrink, knobs);
 }
 
 /* The larger of the two tiles that take turns in local memory, and t. */
-static bool gpu_fits(const clora_device *device, const struct clora__knobs *knobs) {
+static size_t local_bytes(const struct clora__knobs *knobs) {
   size_t rows = clora__gpu_tile_rows(knobs, CLORA__GPU_LANES);
   size_t cols = clora__knob_value(knobs, "COLS"), step = clora__knob_value(knobs, "STEP");
   size_t shrink = rows * (step + 4) + step * (cols + 4), expand = cols * (4 * cols + 4);
-  size_t bytes = 4 * (clora__max(shrink, expand) + rows * (cols + 4));
-  return clora__knob_value(knobs, "GROUP") <= device->group_size && bytes <= device->local_bytes;
+  return 4 * (clora__max(shrink, expand) + rows * (cols + 4));
+}
+
+static bool gpu_fits(const clora_device *device, const struct clora__knobs *knobs) {
+  return clora__knob_value(knobs, "GROUP") <= device->group_size &&
+         local_bytes(knobs) <= device->local_bytes;
 }
 
 static const char *gpu_misfit(const clora_device *device, const struct clora__problem *problem) {
@@ -104,16 +96,19 @@ static const char *gpu_misfit(const clora_device *device, const struct clora__pr
                                            : "t does not fit the device's groups or local memory";
 }
 
-/* Two launches split k among groups where rows are too few for that. */
+/* A launch is saved, and a group lives through both halves. That pays where the device is full and
+ * all groups are there at once: of few rows two launches split the sums, of many the last groups
+ * would run alone for twice as long. */
 static const char *gpu_yields(const clora_device *device, const struct clora__problem *problem) {
   const char *reason = clora__gpu_yields(device, problem);
   if (reason != NULL) return reason;
   struct clora__knobs knobs = {0};
   gpu_choose(device, problem, &knobs);
+  size_t units = device->compute_units, resident = device->local_bytes / local_bytes(&knobs);
   size_t groups =
       clora__divide_up(problem->out.rows, clora__gpu_tile_rows(&knobs, CLORA__GPU_LANES));
-  bool enough = groups >= UNIT_GROUPS * (size_t)device->compute_units;
-  return enough ? NULL : "so few rows keep fewer than three groups a unit busy";
+  if (2 * groups < 3 * units) return "so few rows keep fewer than three groups to two units busy";
+  return groups > resident * units ? "of so many rows not all groups are resident at once" : NULL;
 }
 
 /* Not COLS: all of t lies in one tile. */

@@ -39,6 +39,10 @@ void clora__gpu_choose(const clora_device *device, size_t group_limit,
                        const struct clora__gpu_class *classes, const struct clora__problem *problem,
                        struct clora__knobs *knobs);
 
+/* That of the product shrink, in src/product/shrink.c. */
+void clora__gpu_choose_shrink(const clora_device *device, const struct clora__problem *problem,
+                              struct clora__knobs *knobs);
+
 /* Whether the device has the work-items and the local memory for such a tile. */
 bool clora__gpu_fits(const clora_device *device, const struct clora__knobs *knobs, unsigned layers);
 

@@ -74,8 +74,8 @@ static const char *gpu_misfit(const clora_device *device, const struct clora__pr
   return reason != NULL ? reason : clora__gpu_misfit(device);
 }
 
-static void gpu_choose(const clora_device *device, const struct clora__problem *problem,
-                       struct clora__knobs *knobs) {
+void clora__gpu_choose_shrink(const clora_device *device, const struct clora__problem *problem,
+                              struct clora__knobs *knobs) {
   clora__gpu_choose(device, SIZE_MAX, gpu_classes, problem, knobs);
 }
 
@@ -136,7 +136,7 @@ static const struct clora__variant *const variants[] = {
         .function = "shrink_gpu",
         .misfit = gpu_misfit,
         .yields = clora__gpu_yields,
-        .choose = gpu_choose,
+        .choose = clora__gpu_choose_shrink,
         .choices = gpu_choices,
         .fits = gpu_fits,
         .shapes = gpu_shapes,
