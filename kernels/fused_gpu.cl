@@ -11,8 +11,9 @@
 //         +---------+     +---+      +---+---+---+---     of y is written 4 COLS elements at a
 //         time.
 //
-// The order of every sum is that of shrink_gpu and expand_gpu, and so are the bits. t is never in
-// memory, and x, A, B and y are read and written as often as in two launches.
+// The order of every sum is that of shrink_gpu and expand_gpu, and so are the bits. t is
+// written to in_sum where the caller wants it. x, A, B and y are read and written as often as in
+// two launches.
 //
 // knob    values       meaning
 // GROUP   64 128 256   work-items of a group
@@ -47,6 +48,13 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void fused_gpu(FORWA
   shrink_tile(x, a_source, inner, slice_length(inner), 1, tiles, (__local float *)t_tile, T_PITCH,
               (uint2)(height, (uint)r));
 
+  barrier(CLK_LOCAL_MEM_FENCE);  // t is written
+  for (uint e = id; in_sum_row > 0 && e < height * (uint)r; e += GROUP) {
+    const uint i = e / (uint)r, j = e - i * (uint)r;
+    in_sum[in_sum_offset + (row0 + i) * in_sum_row + j] =
+        ((__local const float *)t_tile)[i * T_PITCH + j];
+  }
+
   const float factor = scale[scale_offset];
   __global OUT_TYPE *y = out + out_offset + (row0 + row_item) * out_row + 4 * col_item;
   tile_source b = {(__global const uchar *)(weight + weight_offset),
@@ -59,7 +67,7 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void fused_gpu(FORWA
 
   FETCH_B(cols)
   for (ulong col0 = 0; col0 < cols; col0 += Y_COLS, y += Y_COLS) {
-    barrier(CLK_LOCAL_MEM_FENCE);  // t is written, the tile before has been read
+    barrier(CLK_LOCAL_MEM_FENCE);  // the tile before has been read
     if (wide) {
       PUT(tiles, B_PITCH, b_units, b, COLS, Y_COLS, WEIGHT_TYPE, CODE(WEIGHT))
     } else {

@@ -16,7 +16,6 @@
  * scratch. */
 struct forward {
   clora_context *context;
-  bool keeps_t;
   struct clora__problem whole, shrink, expand;
   clora_matrix t; /* the caller's; mem is NULL when it is not wanted */
   size_t parts;   /* in which shrink would leave t: then they lie in scratch */
@@ -62,7 +61,6 @@ static clora_status describe(const clora_layer *layer, const clora_matrix *x, co
   if (o->t != NULL) t = *o->t;
   *f = (struct forward){
       .context = layer->context,
-      .keeps_t = o->t != NULL,
       .shrink = {.in = *x, .weight = layer->a, .out = t},
       .expand = {.in = t,
                  .weight = layer->b,
@@ -75,6 +73,7 @@ static clora_status describe(const clora_layer *layer, const clora_matrix *x, co
   if (o->t != NULL) f->t = t;
   f->whole = f->expand;
   f->whole.in = *x;
+  f->whole.in_sum = f->t;
   f->whole.a = layer->a;
   if (x->rows == 0) return CLORA_OK;
   f->parts = clora__plan_parts(f->context, &clora__shrink, &f->shrink);
@@ -130,15 +129,11 @@ static bool must_fuse(const clora_context *context) {
   return false;
 }
 
-/* In one launch t is never in memory. */
 static clora_status plan_fused(const struct forward *f, bool may_build, struct plans *plans) {
   plans->is_fused = must_fuse(f->context);
-  CHECK(!f->keeps_t || !plans->is_fused, CLORA_UNSUPPORTED,
-        "t is wanted, and %s, the context's variant, does not keep it", f->context->variant);
   if (plans->is_fused) {
     return clora__plan(f->context, &clora__forward, &f->whole, may_build, &plans->fused);
   }
-  if (f->keeps_t) return CLORA_OK;
   return clora__plan_seek(f->context, &clora__forward, &f->whole, may_build, &plans->fused,
                           &plans->is_fused);
 }
@@ -223,7 +218,7 @@ clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix 
   TRY(describe(layer, x, y, options ? options : &defaults, &f));
   text[0] = '\0';
   bool fused = false;
-  if (!f.keeps_t) clora__plan_explain(f.context, &clora__forward, &f.whole, &fused, text, size);
+  clora__plan_explain(f.context, &clora__forward, &f.whole, &fused, text, size);
   bool shrinks = fused, expands = fused;
   clora__plan_explain(f.context, &clora__shrink, &f.shrink, &shrinks, text, size);
   clora__plan_explain(f.context, &clora__expand, &f.expand, &expands, text, size);

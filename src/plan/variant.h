@@ -20,7 +20,8 @@ struct clora__problem {
    * [p rows, (p+1) rows), f32 and not transposed. 0 or 1: whole. Only variants that say so leave
    * or take parts. */
   size_t in_parts, out_parts;
-  clora_matrix in_sum; /* receives the sum of the parts of `in`; mem is NULL: not wanted */
+  clora_matrix in_sum; /* receives the sum of the parts of `in`, or of a forward t = in a, f32;
+                        * mem is NULL: not wanted */
 };
 
 /* Scratch of one call: the bytes from offset_bytes on, 64-byte aligned. */
