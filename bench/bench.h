@@ -305,7 +305,9 @@ extern const struct bench_ceiling_about bench_ceilings[BENCH_CEILINGS];
 
 struct bench_gauge; /* the kernels that measure them on one device */
 
-int bench_gauge_open(const struct bench_device *device, struct bench_gauge **gauge);
+/* Takes about so many seconds at most: the fastest of the ways that were tried until then is kept.
+ */
+int bench_gauge_open(const struct bench_device *device, double seconds, struct bench_gauge **gauge);
 void bench_gauge_close(struct bench_gauge *gauge);
 /* bytes/s, bytes/s, flop/s, seconds. */
 double bench_gauge_measure(struct bench_gauge *gauge, enum bench_ceiling ceiling);

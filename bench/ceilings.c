@@ -51,6 +51,7 @@ struct bench_gauge {
   cl_kernel kernels[WIDTHS][BENCH_CEILINGS];
   cl_mem source, target; /* the arena's size each */
   size_t at;             /* where in them the next slice begins, in bytes */
+  double end;            /* of trying ways to measure a ceiling */
   struct choice choices[BENCH_CEILINGS];
   char text[BENCH_CEILINGS][64];
 };
@@ -208,6 +209,7 @@ static void choose(struct bench_gauge *gauge, enum bench_ceiling ceiling) {
   double best = 0;
   for (size_t w = 0; w < WIDTHS; w++) {
     for (size_t d = 0; d < BENCH_COUNT(divisions); d++) {
+      if (best > 0 && bench_seconds() > gauge->end) return;
       struct choice choice = {widths[w], divisions[d], gauge->kernels[w][ceiling], 0, 1};
       double rate = try_choice(gauge, ceiling, &choice);
       if (rate <= best) continue;
@@ -251,7 +253,7 @@ static bool fill_source(struct bench_gauge *gauge) {
          clFinish(queue) == CL_SUCCESS;
 }
 
-static int open_gauge(struct bench_gauge *gauge) {
+static int open_gauge(struct bench_gauge *gauge, double seconds) {
   cl_int code, target_code;
   for (size_t w = 0; w < WIDTHS; w++) {
     if (!build(gauge, w))
@@ -264,7 +266,10 @@ static int open_gauge(struct bench_gauge *gauge) {
   if (code != CL_SUCCESS || target_code != CL_SUCCESS || !fill_source(gauge)) {
     return bench_fail(BENCH_FAILURE, "no device memory for the ceilings");
   }
-  for (int i = 0; i < BENCH_EMPTY; i++) choose(gauge, (enum bench_ceiling)i);
+  for (int i = 0; i < BENCH_EMPTY; i++) {
+    gauge->end = bench_seconds() + seconds / BENCH_EMPTY;
+    choose(gauge, (enum bench_ceiling)i);
+  }
   gauge->choices[BENCH_EMPTY].kernel = gauge->kernels[0][BENCH_EMPTY];
   snprintf(gauge->text[BENCH_EMPTY], sizeof *gauge->text, "median of %d", LAUNCHES);
   for (int i = 0; i < BENCH_CEILINGS; i++) {
@@ -274,11 +279,12 @@ static int open_gauge(struct bench_gauge *gauge) {
   return BENCH_OK;
 }
 
-int bench_gauge_open(const struct bench_device *device, struct bench_gauge **gauge) {
+int bench_gauge_open(const struct bench_device *device, double seconds,
+                     struct bench_gauge **gauge) {
   *gauge = calloc(1, sizeof **gauge);
   if (*gauge == NULL) return bench_fail(BENCH_FAILURE, "no memory");
   (*gauge)->device = device;
-  return open_gauge(*gauge);
+  return open_gauge(*gauge, seconds);
 }
 
 void bench_gauge_close(struct bench_gauge *gauge) {

@@ -250,7 +250,7 @@ static int measure_device(struct bench *bench, const char *selector, const struc
   double end = bench_seconds() + seconds;
   BENCH_TRY(bench_device_open(selector, &bench->device));
   bench_progress("%s: ceilings", bench->device.about.name);
-  BENCH_TRY(bench_gauge_open(&bench->device, &bench->gauge));
+  BENCH_TRY(bench_gauge_open(&bench->device, seconds / 5, &bench->gauge));
   BENCH_TRY(bench_peers_open(&bench->device, bench->options, bench->peers, &bench->peer_count));
   measure_cases(bench, cases, count, run->device_count, end - bench_seconds(), rows);
   summarize(bench, rows, count, &run->devices[run->device_count]);

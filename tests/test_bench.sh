@@ -6,6 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/cli_test.sh"
 source=$2
 export CLORA_CACHE=off
+quick='--rounds 1 --budget 1'
 
 # says_not FILE PATTERN...: the file holds no line of any pattern.
 says_not() {
@@ -91,7 +92,7 @@ expect_run() {
   got=$?
   called=$*
 }
-expect_run full --case 'edge rows=17 r=' --peers plain --rounds 3 --budget 20 --json run.json \
+expect_run full --case 'edge rows=17 r=' --peers plain --rounds 3 --budget 1 --json run.json \
   --csv run.csv --html run.html
 if [ $got = 3 ]; then
   echo 'skipped: no OpenCL device'
@@ -125,14 +126,14 @@ echo '{"floors": [{"operation": "step", "most_launches": 99}]}' >launches.json
 echo '{"floors": [{"operation": "stroll", "most_launches": 99}]}' >unknown.json
 shape='rows=37,d_in=70,d_out=33,r=5'
 for operation in backward optimizer; do
-  expect 0 $operation --shape $shape --peers openblas --rounds 1 --json run.json
+  expect 0 $operation --shape $shape --peers openblas $quick --json run.json
   says_not out '\| wrong '
   says run.json "\"operation\": \"$operation\"" '"launches": [1-9]'
 done
-expect 0 step --shape $shape,dtype=bf16 --peers openblas --rounds 1 --floors launches.json
+expect 0 step --shape $shape,dtype=bf16 --peers openblas $quick --floors launches.json
 says_not out '\| wrong '
 says out '^PASS  step 70x33 rows=37 r=5 bf16 .* at most 99 launches: [1-9]' '^1 floors passed, 0 missed'
-expect 2 step --shape $shape --peers none --rounds 1 --floors unknown.json
+expect 2 step --shape $shape --peers none $quick --floors unknown.json
 expect 2 step --shape beta=1
 
 # ---- a shape, floors, and outputs that cannot be written ----
@@ -142,11 +143,11 @@ cat >floors.json <<END
              "least_percent_of_limit": 0, "most_over_f32_limit": 0},
             {"rows": [8, null], "least_percent_of_limit": 0}]}
 END
-expect 5 core --shape rows=7,d_in=33,d_out=65,r=3,dtype=bf16,beta=1 --peers none --rounds 1 \
+expect 5 core --shape rows=7,d_in=33,d_out=65,r=3,dtype=bf16,beta=1 --peers none $quick \
   --floors floors.json
 says out '^PASS  33x65 rows=7 r=3 bf16 beta=1 +at least 0 % of limit' \
   '^MISS  .* at most 0 x the f32 limit' '^1 floors passed, 1 missed'
-tiny='core --shape rows=1,d_in=8,d_out=8,r=1 --peers none --rounds 1'
+tiny="core --shape rows=1,d_in=8,d_out=8,r=1 --peers none $quick"
 expect_run $tiny --floors "$source/bench/floors.json"
 [ $got = 0 ] || [ $got = 5 ] || fail "$name $called gave $got"
 expect 2 $tiny --floors a.json
