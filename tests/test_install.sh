@@ -20,12 +20,13 @@ quietly() {
   "$@" >"$work/log" 2>&1 || { cat "$work/log"; fail "$*"; }
 }
 
-# install_kind KIND ON|OFF: the library as shared or static, moved after it was installed.
+# install_kind KIND ON|OFF: the library as shared or static, from the same objects, moved after it was
+# installed.
 install_kind() {
-  quietly "$cmake" -S "$source_dir" -B "$work/build_$1" -DBUILD_SHARED_LIBS="$2" \
+  quietly "$cmake" -S "$source_dir" -B "$work/build" -DBUILD_SHARED_LIBS="$2" \
     -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER="$cc"
-  quietly "$cmake" --build "$work/build_$1" --parallel 2
-  quietly "$cmake" --install "$work/build_$1" --prefix "$work/first_$1"
+  quietly "$cmake" --build "$work/build" --parallel 2
+  quietly "$cmake" --install "$work/build" --prefix "$work/first_$1"
   mv "$work/first_$1" "$work/$1"
   if grep -rlF -e "$work" -e "$source_dir" "$work/$1/lib/cmake" "$work/$1/lib/pkgconfig"; then
     fail "these files hold a path of the machine that built them"
