@@ -304,7 +304,7 @@ static void planted_knobs(const clora_device *device, const struct clora__proble
                           struct clora__knobs *knobs) {
   (void)device;
   (void)problem;
-  clora__free_knob(knobs, "REPEAT", 40);
+  clora__free_knob(knobs, "REPEAT", 100);
 }
 
 static struct clora__grid planted_grid(unsigned units, const struct clora__problem *problem,
@@ -312,7 +312,7 @@ static struct clora__grid planted_grid(unsigned units, const struct clora__probl
   return clora__plain.grid(units, problem, kernel);
 }
 
-static const struct clora__choice planted_choices[] = {{"REPEAT", "40", 3, {1, 2, 40}},
+static const struct clora__choice planted_choices[] = {{"REPEAT", "100", 3, {1, 2, 100}},
                                                        {.knob = NULL}};
 
 static const struct clora__variant planted = {.name = "planted",
