@@ -1011,7 +1011,7 @@ CLORA_API clora_status clora_optimizer_save(const clora_optimizer *optimizer, co
 CLORA_API clora_status clora_optimizer_load(clora_optimizer *optimizer, const char *path);
 
 /* A checkpoint is a folder step-000100 with the adapter as PEFT's two files (which load as any
- * adapter), optimizer.safetensors, state.json, and DONE, an empty file. */
+ * adapter), optimizer.safetensors, state.json, and DONE, which has the sums of the others. */
 typedef struct clora_checkpoint {
   uint64_t step;
   const clora_adapter *adapter;
@@ -1027,6 +1027,10 @@ CLORA_API clora_status clora_checkpoint_save(const char *folder,
 
 /* The newest complete checkpoint of a folder, which need not exist. */
 CLORA_API clora_status clora_checkpoint_find(const char *folder, uint64_t *step, bool *found);
+
+/* Reads a checkpoint: CLORA_BAD_FILE, which names the file, when one is missing or not as it was
+ * written. */
+CLORA_API clora_status clora_checkpoint_check(const char *folder, uint64_t step);
 
 /* Removes the checkpoints of a folder but the newest `keep` (at least 1), those that are not
  * complete, and what writers of checkpoints and adapters left there when they were killed. Nobody

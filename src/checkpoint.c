@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/os.h"
+#include "base/size.h"
 
 #define PREFIX "step-"
 #define OPTIMIZER "optimizer.safetensors"
@@ -35,12 +37,57 @@ static clora_status write_optimizer(const char *folder, const clora_optimizer *o
   return status;
 }
 
+/* ---- sums: DONE has a line for each of the files ---- */
+
+static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", OPTIMIZER,
+                                    STATE};
+enum {
+  FILES = sizeof files / sizeof *files,
+  LINE_LIMIT = 96, /* a hash, a size, the longest of the names */
+  CHUNK = 1 << 20
+};
+
+static clora_status hash_file(const char *path, unsigned char *chunk, uint64_t *size,
+                              uint64_t *hash) {
+  struct clora__file file;
+  TRY(clora__file_open(path, &file));
+  clora_status status = CLORA_OK;
+  *size = file.size_bytes;
+  *hash = CLORA__HASH_START;
+  for (uint64_t at = 0; at < file.size_bytes && status == CLORA_OK; at += CHUNK) {
+    size_t bytes = (size_t)(file.size_bytes - at < CHUNK ? file.size_bytes - at : CHUNK);
+    status = clora__file_read(&file, at, chunk, bytes);
+    if (status == CLORA_OK) *hash = clora__hash(*hash, chunk, bytes);
+  }
+  clora__file_close(&file);
+  return status;
+}
+
+/* "HASH SIZE NAME\n" of one file. */
+static clora_status sum_up(const char *folder, const char *name, char line[LINE_LIMIT]) {
+  char *path;
+  unsigned char *chunk = NULL;
+  uint64_t size, hash;
+  TRY(clora__join(folder, name, &path));
+  clora_status status = clora__allocate(CHUNK, 1, &chunk);
+  if (status == CLORA_OK) status = hash_file(path, chunk, &size, &hash);
+  if (status == CLORA_OK) {
+    snprintf(line, LINE_LIMIT, "%016llx %llu %s\n", (unsigned long long)hash,
+             (unsigned long long)size, name);
+  }
+  free(chunk);
+  free(path);
+  return status;
+}
+
 static clora_status fill(const char *folder, const clora_checkpoint *checkpoint) {
+  char sums[FILES * LINE_LIMIT] = "", *line = sums;
   TRY(clora_adapter_save_with(checkpoint->adapter, folder,
                               &(clora_save_options){.format = "peft"}));
   TRY(write_optimizer(folder, checkpoint->optimizer));
   TRY(write_text(folder, STATE, checkpoint->state));
-  return write_text(folder, DONE, "");
+  for (size_t i = 0; i < FILES; i++, line += strlen(line)) TRY(sum_up(folder, files[i], line));
+  return write_text(folder, DONE, sums);
 }
 
 static clora_status join_step(const char *folder, uint64_t step, char **path) {
@@ -77,14 +124,20 @@ static bool read_step(const char *name, uint64_t *step) {
   return errno == 0 && strcmp(spelled, name) == 0;
 }
 
-static bool is_complete(const char *folder, const char *name) {
-  char *path, *done = NULL;
-  bool complete = false;
+static bool has_file(const char *folder, const char *name) {
+  char *path;
   if (clora__join(folder, name, &path) != CLORA_OK) return false;
-  if (clora__join(path, DONE, &done) == CLORA_OK) complete = clora__is_file(done);
-  free(done);
+  bool is_there = clora__is_file(path);
   free(path);
-  return complete;
+  return is_there;
+}
+
+static bool is_complete(const char *folder, const char *name) {
+  char *path;
+  if (clora__join(folder, name, &path) != CLORA_OK) return false;
+  bool is_done = has_file(path, DONE);
+  free(path);
+  return is_done;
 }
 
 /* The complete checkpoints of a folder, the newest first, at most `capacity` of them. */
@@ -118,11 +171,55 @@ clora_status clora_checkpoint_find(const char *folder, uint64_t *step, bool *fou
   return CLORA_OK;
 }
 
+static clora_status read_sums(const char *path, char *sums, size_t size) {
+  struct clora__file file;
+  char *done;
+  TRY(clora__join(path, DONE, &done));
+  clora_status status = clora__file_open(done, &file);
+  if (status == CLORA_OK) {
+    status = clora__file_read(&file, 0, sums, (size_t)clora__min(file.size_bytes, size - 1));
+    clora__file_close(&file);
+  }
+  free(done);
+  return status;
+}
+
+static clora_status check_file(const char *path, const char *name, const char *expected) {
+  char line[LINE_LIMIT];
+  CHECK(has_file(path, name), CLORA_BAD_FILE, "%s/%s is missing", path, name);
+  TRY(sum_up(path, name, line));
+  size_t length = strlen(line);
+  line[length - 1] = '\0';
+  CHECK(strncmp(expected, line, length - 1) == 0 && expected[length - 1] == '\n', CLORA_BAD_FILE,
+        "%s/%s is damaged: it is \"%s\", written was \"%.*s\"", path, name, line,
+        (int)strcspn(expected, "\n"), expected);
+  return CLORA_OK;
+}
+
+static clora_status check_files(const char *path) {
+  char sums[FILES * LINE_LIMIT] = "";
+  const char *expected = sums;
+  TRY(read_sums(path, sums, sizeof sums));
+  for (size_t i = 0; i < FILES; i++) {
+    TRY(check_file(path, files[i], expected));
+    expected = strchr(expected, '\n') + 1;
+  }
+  return CLORA_OK;
+}
+
+clora_status clora_checkpoint_check(const char *folder, uint64_t step) {
+  CHECK(folder != NULL, CLORA_INVALID_ARGUMENT, "folder is NULL");
+  char *path;
+  TRY(join_step(folder, step, &path));
+  clora_status status = check_files(path);
+  free(path);
+  return status;
+}
+
 /* ---- keeping ---- */
 
-/* "NAME.3fa2b1" of a checkpoint, or of a file of the adapter. */
+/* "NAME.3fa2b1" of a checkpoint, or of a file. */
 static bool is_unfinished(const char *name) {
-  static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors"};
   char whole[64];
   size_t length = strlen(name);
   if (length <= UNFINISHED_END || length - UNFINISHED_END >= sizeof whole) return false;
@@ -131,9 +228,7 @@ static bool is_unfinished(const char *name) {
   snprintf(whole, sizeof whole, "%.*s", (int)(length - UNFINISHED_END), name);
   uint64_t step;
   bool known = read_step(whole, &step);
-  for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-    known = known || strcmp(whole, files[i]) == 0;
-  }
+  for (size_t i = 0; i < FILES; i++) known = known || strcmp(whole, files[i]) == 0;
   return known;
 }
 

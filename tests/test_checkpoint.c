@@ -153,6 +153,41 @@ START_TEST(every_fault_leaves_the_older_checkpoint_alone) {
 }
 END_TEST
 
+/* Every byte counts, and every length. */
+START_TEST(damage_is_named) {
+  static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors",
+                                      "optimizer.safetensors", "state.json", "DONE"};
+  struct training q = open_training(context_of(NULL), CLORA_SGD, 3, CLORA_F32);
+  const char *folder = own("damaged");
+  ck_ok(save_step(&q, folder, 7));
+  ck_ok(save_step(&q, folder, 8));
+  ck_ok(clora_checkpoint_check(folder, 8));
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+    char path[256];
+    size_t bytes;
+    snprintf(path, sizeof path, "%s/step-000008/%s", folder, files[i]);
+    char *whole = read_file(path, &bytes);
+    for (size_t at = 0; at < bytes; at += 1 + bytes / 40) {
+      whole[at] ^= 1;
+      write_file(path, whole, bytes);
+      ck_fails(clora_checkpoint_check(folder, 8), CLORA_BAD_FILE, "is damaged: it is \"");
+      whole[at] ^= 1;
+      write_file(path, whole, at);
+      ck_fails(clora_checkpoint_check(folder, 8), CLORA_BAD_FILE, i < 4 ? files[i] : "step-000008");
+    }
+    ck_assert_int_eq(unlink(path), 0);
+    if (i < 4) ck_fails(clora_checkpoint_check(folder, 8), CLORA_BAD_FILE, "is missing");
+    write_file(path, whole, bytes);
+    ck_ok(clora_checkpoint_check(folder, 8));
+    free(whole);
+  }
+  ck_ok(clora_checkpoint_check(folder, 7));
+  ck_fails(clora_checkpoint_check(folder, 9), CLORA_IO_FAILURE, "cannot open");
+  ck_fails(clora_checkpoint_check(NULL, 9), CLORA_INVALID_ARGUMENT, "folder is NULL");
+  close_training(&q);
+}
+END_TEST
+
 START_TEST(the_newest_are_kept_and_leftovers_removed) {
   struct training q = open_training(context_of(NULL), CLORA_SGD, 3, CLORA_F32);
   const char *folder = own("runs");
@@ -182,5 +217,5 @@ END_TEST
 
 DEVICE_TEST_MAIN("checkpoint", steps_go_on_bit_for_bit,
                  a_state_that_does_not_fit_is_refused_by_name,
-                 every_fault_leaves_the_older_checkpoint_alone,
+                 every_fault_leaves_the_older_checkpoint_alone, damage_is_named,
                  the_newest_are_kept_and_leftovers_removed)

@@ -10,7 +10,14 @@ base=$2/training/real/base.safetensors
 x=$data/activations/x.$layer.npy y=$2/training/real/output.npy
 small=encoder.layer.0.attention.self.query
 small=(-x "$data/activations/x.$small.npy" -y "$data/activations/delta.$small.npy")
-one=0000803f nan=0000c07f infinite=0000807f
+one=0000803f nan=0000c07f infinite=0000807f largest=ffff7f7f
+
+# FNV-1a over a file's bytes: what DONE has of each file. Bash's numbers have 64 bits, and wrap.
+fnv1a() {
+  local hash=$((0xcbf29ce484222325)) byte
+  for byte in $(od -An -v -tu1 "$1"); do hash=$(((hash ^ byte) * 0x100000001b3)); done
+  printf '%016x' $hash
+}
 
 # ---- without a device ----
 
@@ -50,7 +57,10 @@ refuses '--layer is missing: which one of base.safetensors' --base base.safetens
 expect 2 train --resume run --lr 1
 says err '--lr is given; --resume takes it from run'
 expect 1 train --resume run
-says err 'run: there is no complete checkpoint'
+says err 'run: cannot open: No such file'
+mkdir empty
+expect 1 train --resume empty
+says err 'empty: there is no complete checkpoint'
 
 npy x.npy '(2, 2)' $one $one $one $one
 npy y3.npy '(3, 1)' $one $one $one
@@ -86,6 +96,9 @@ expect 1 train -x x.npy -y y.npy --base "$base" --layer no -o run
 says err 'base.safetensors has no tensor "no.weight"'
 expect 1 train -x x.npy -y y.npy -o none/run
 says err 'none/run: cannot make the folder'
+npy largest.npy '(2, 2)' $largest $largest $largest $largest
+expect 4 train -x largest.npy -y y.npy --verify -o run
+says err 'the gradient of A\[0, 1\] is -?nan, finite differences give .* of the bound'
 absent run
 
 # ---- what it learns: the difference between a real layer and its tuned outputs ----
@@ -136,10 +149,29 @@ expect 0 train --resume part --steps 30 --json
 is_json output steps loss validation ended
 [ -e part/step-000024/DONE ] && [ -e part/step-000030/DONE ] || fail "the steps after 21"
 absent part/step-000024.0a1b2c
-sed -i 's/"driver": "/"driver": "older /' whole/step-000021/state.json
+cp -r part damaged
+printf x | dd of=damaged/step-000030/optimizer.safetensors bs=1 seek=1000 conv=notrunc 2>err
+expect 0 train --resume damaged --steps 30
+says out '^steps +30, of which 24 are done'
+says err 'warning: damaged/step-000030/optimizer.safetensors is damaged: .*; an older checkpoint is taken'
+diff -r part/step-000030 damaged/step-000030 >out || fail "step 30 is another one after damage"
+for step in damaged/step-*; do rm "$step/state.json"; done
+expect 1 train --resume damaged
+says err 'step-000030/state.json is missing' 'step-000024/state.json is missing' \
+  'damaged: there is no complete checkpoint'
+
+# edit FOLDER EXPRESSION: changes state.json as if it had been written so.
+edit() {
+  local sums
+  sed -i "$2" "$1/state.json"
+  sums=$(grep -v state.json "$1/DONE")
+  printf '%s\n%s %s state.json\n' "$sums" "$(fnv1a "$1/state.json")" \
+    "$(stat -c %s "$1/state.json")" >"$1/DONE"
+}
+edit whole/step-000021 's/"driver": "/"driver": "older /'
 expect 0 train --resume whole --steps 22
 says err 'warning: its driver was "older '
-sed -i 's/"data": "./"data": "x/' whole/step-000022/state.json
+edit whole/step-000022 's/"data": "./"data": "x/'
 expect 1 train --resume whole --steps 23
 says err 'has other values than when whole was written'
 
@@ -164,6 +196,29 @@ says out '^stopped +[0-9]+ steps'
 done_steps=$(sed -n 's/^stopped  *\([0-9]*\) steps.*/\1/p' out)
 [ -e "stopped/step-$(printf %06d "$done_steps")/DONE" ] || fail "the last step has no checkpoint"
 expect 0 train --resume stopped --steps $((done_steps + 3))
+
+# ---- a second signal, and a second training ----
+
+# Nobody reads its output, and the pipe is full: it waits, also while it ends after one signal.
+mkfifo pipe
+exec 3<>pipe
+dd if=/dev/zero bs=4096 count=16 of=pipe conv=notrunc 2>err
+"$program" train "${small[@]}" --steps 9 -o twice >pipe 2>err &
+training=$! called='train, interrupted twice'
+until [ -e twice/metrics.csv ]; do sleep 0.05; done
+expect 1 train --resume twice
+says err 'twice: another clora train is writing there'
+expect 1 train "${small[@]}" -o twice
+says err 'twice: another clora train is writing there'
+kill -TERM $training
+sleep 0.3
+kill -0 $training || fail "one signal did not let it end by itself"
+kill -TERM $training
+wait $training
+[ $? = 143 ] || fail "two signals did not give 143"
+exec 3>&-
+expect 0 train --resume twice
+says out '^done +9 steps'
 
 # ---- a full disk: a limit on a file's size stands for it ----
 

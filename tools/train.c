@@ -211,6 +211,7 @@ static int open_run(struct tool *tool, struct run *run) {
   struct train_request *request = run->request;
   if (request->resume == NULL) TOOL_TRY(find_files(tool, run));
   if (request->resume != NULL) {
+    TOOL_TRY(train_folder_open(tool, request));
     TOOL_TRY(train_checkpoint_find(tool, request, &run->progress, &run->state, &run->adapter));
   }
   TOOL_TRY(train_data_open(tool, request, &run->data));
@@ -218,11 +219,11 @@ static int open_run(struct tool *tool, struct run *run) {
   TOOL_TRY(train_data_apply_base(tool, request, &run->device.session, &run->data));
   TOOL_TRY(train_device_open(tool, request, &run->data, run->adapter, &run->device));
   if (request->verifies) TOOL_TRY(train_verify(tool, request, &run->data, &run->device));
-  TOOL_TRY(train_folder_open(tool, request));
   if (run->state != NULL) {
     return train_checkpoint_continue(tool, request, &run->data, run->state, &run->progress,
                                      &run->device);
   }
+  TOOL_TRY(train_folder_open(tool, request));
   return train_checkpoint_save(tool, request, &run->data, &run->device, &run->progress);
 }
 

@@ -104,7 +104,8 @@ struct train_progress {
 size_t train_options(struct train_request *request, struct tool_option *options);
 
 /* Makes the folder of a new run and locks it; an error when it holds something already. Or locks
- * that of an old one. What killed runs left is removed. The lock ends with the process. */
+ * that of an old one, whose newest checkpoints are given up, with a warning, while they are
+ * damaged. What killed runs left is removed. The lock ends with the process. */
 int train_folder_open(struct tool *tool, struct train_request *request);
 
 /* Reads the newest checkpoint of request->resume: the request, the progress, the adapter. state is

@@ -59,10 +59,41 @@ static int check_new(struct tool *tool, const char *path) {
   return TOOL_OK;
 }
 
+static void name_step(const struct train_request *request, uint64_t step, const char *file,
+                      char *path, size_t size) {
+  snprintf(path, size, "%s/step-%06" PRIu64 "%s", request->resume, step, file);
+}
+
+/* Without DONE it is no checkpoint any more, and the training writes that step anew. */
+static int give_up(struct tool *tool, const struct train_request *request, uint64_t step) {
+  char path[4096];
+  fprintf(stderr, "clora %s: warning: ", tool->command);
+  tool_put(stderr, clora_error());
+  fputs("; an older checkpoint is taken\n", stderr);
+  name_step(request, step, "/DONE", path, sizeof path);
+  if (unlink(path) == 0) return TOOL_OK;
+  return tool_fail(tool, TOOL_FAILURE, "%s: cannot be removed: %s", path, strerror(errno));
+}
+
+/* Until the newest one is as it was written, or none is left. */
+static int give_up_damaged(struct tool *tool, const struct train_request *request) {
+  for (;;) {
+    uint64_t step;
+    bool found;
+    TOOL_CLORA(tool, clora_checkpoint_find(request->resume, &step, &found));
+    if (!found) return TOOL_OK;
+    clora_status status = clora_checkpoint_check(request->resume, step);
+    if (status == CLORA_OK) return TOOL_OK;
+    if (status != CLORA_BAD_FILE) return tool_fail_status(tool, status);
+    TOOL_TRY(give_up(tool, request, step));
+  }
+}
+
 int train_folder_open(struct tool *tool, struct train_request *request) {
   if (request->resume != NULL) {
     request->output = request->resume;
     TOOL_TRY(lock(tool, request->output));
+    TOOL_TRY(give_up_damaged(tool, request));
   } else {
     if (mkdir(request->output, 0777) != 0 && errno != EEXIST) {
       return tool_fail(tool, TOOL_FAILURE, "%s: cannot make the folder: %s", request->output,
@@ -71,7 +102,7 @@ int train_folder_open(struct tool *tool, struct train_request *request) {
     TOOL_TRY(lock(tool, request->output));
     TOOL_TRY(check_new(tool, request->output));
   }
-  /* what a killed run left, and nothing that it finished */
+  /* what a killed run left, and nothing that it finished well */
   TOOL_CLORA(tool, clora_checkpoint_clean(request->output, KEPT_BY_CLEANING));
   return TOOL_OK;
 }
@@ -197,11 +228,6 @@ static int read_state(struct tool *tool, const char *path, const json_t *state,
   progress->validation = read_loss(state, "validation");
   progress->best = read_loss(state, "best");
   return TOOL_OK;
-}
-
-static void name_step(const struct train_request *request, uint64_t step, const char *file,
-                      char *path, size_t size) {
-  snprintf(path, size, "%s/step-%06" PRIu64 "%s", request->resume, step, file);
 }
 
 int train_checkpoint_find(struct tool *tool, struct train_request *request,
