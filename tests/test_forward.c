@@ -84,7 +84,7 @@ START_TEST(every_variant_covers_all_pairs) {
 END_TEST
 
 START_TEST(random_cases) {
-  static const unsigned counts[] = {[TINY] = 6, [SHORT] = 40, [NORMAL] = 8, [FULL] = 1000};
+  static const unsigned counts[] = {[TINY] = 6, [SHORT] = 20, [NORMAL] = 8, [FULL] = 1000};
   const char *given = getenv("CLORA_TEST_SEED");
   uint64_t seed = given ? strtoull(given, NULL, 0) : 20260101;
   printf("random cases from seed %llu (CLORA_TEST_SEED)\n", (unsigned long long)seed);
