@@ -590,6 +590,10 @@ CLORA_API clora_status clora_adapter_add(clora_adapter *adapter, const char *nam
 CLORA_API clora_status clora_adapter_add_new(clora_adapter *adapter, const char *name,
                                              const clora_layer_options *options);
 
+/* Says how the base keeps the W of a linear layer, see clora_adapter_layer; as added: not so. */
+CLORA_API clora_status clora_adapter_transpose_base(clora_adapter *adapter, size_t index,
+                                                    bool transposed);
+
 /* Writes the adapter: as .gguf, .safetensors (kohya) or .npy by the path's ending, else as a PEFT
  * folder. Every file is complete on disk before it takes its place; where a format has two, a
  * failure between the two renames leaves one new and one old file, each complete. What the format

@@ -378,6 +378,15 @@ clora_status clora_adapter_add(clora_adapter *adapter, const char *name, const c
   return keep(adapter, read_layer(layer, added), added);
 }
 
+clora_status clora_adapter_transpose_base(clora_adapter *adapter, size_t index, bool transposed) {
+  TRY(check_index(adapter, index));
+  clora_adapter_layer *about = &adapter->host.items[index].about;
+  CHECK(about->kind == CLORA_LINEAR, CLORA_INVALID_ARGUMENT,
+        "layer \"%s\" is not linear: its kind says how its base is kept", QUOTE(about->name));
+  about->base_transposed = transposed;
+  return CLORA_OK;
+}
+
 /* count values as the dtype will hold them, given or drawn. */
 static void fill(const clora_layer_options *options, uint64_t stream, const float *given,
                  size_t count, float *values) {

@@ -232,6 +232,12 @@ START_TEST(a_new_layer_needs_no_device) {
           .dim = 2, .dim_out = 2, .r = 1, .a_values = given, .b_values = given}));
   ck_ok(clora_adapter_read(adapter, 1, a, b));
   ck_assert_mem_eq(a, given, sizeof given);
+  ck_ok(clora_adapter_describe(adapter, 1, &layer));
+  ck_assert(!layer.base_transposed);
+  ck_ok(clora_adapter_transpose_base(adapter, 1, true));
+  ck_ok(clora_adapter_describe(adapter, 1, &layer));
+  ck_assert(layer.base_transposed);
+  ck_fails(clora_adapter_transpose_base(adapter, 2, true), CLORA_INVALID_ARGUMENT, "has 2 layers");
   const float endless[] = {1, (float)INFINITY};
   ck_fails(clora_adapter_add_new(
                adapter, "endless",

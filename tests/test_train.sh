@@ -53,6 +53,8 @@ refuses '--validation is 1; it must be at least 0 and below 1' --validation 1
 refuses '--patience is 3, and --validation is missing' --patience 3
 refuses '--warmup is 20, --steps 10' --warmup 20 --steps 10
 refuses '--transpose is for a --base of .npy' --transpose
+refuses '--fan-in-fan-out is for a --base of safetensors' --fan-in-fan-out --base base.npy
+refuses '--dtype is "f64", not one of f32, f16, bf16' --dtype f64
 refuses '--layer is missing: which one of base.safetensors' --base base.safetensors
 expect 2 train --resume run --lr 1
 says err '--lr is given; --resume takes it from run'
@@ -91,7 +93,7 @@ if ! "$program" devices >out 2>err; then
 fi
 
 expect 1 train -x x.npy -y y.npy --base w.npy -o run
-says err 'w.npy: W has the shape \[1, 2\]; .* it is \[2, 1\]'
+says err 'w.npy: W has the shape \[1, 2\]; .* it is \[2, 1\] \(or the other with --transpose\)'
 expect 1 train -x x.npy -y y.npy --base "$base" --layer no -o run
 says err 'base.safetensors has no tensor "no.weight"'
 expect 1 train -x x.npy -y y.npy -o none/run
@@ -127,6 +129,32 @@ done
 grep -q '</svg>' real/loss.svg || fail "loss.svg does not end"
 expect 1 train -x "$x" -y "$y" -o real
 says err 'real holds a training of 2000 steps; --resume real goes on'
+
+# ---- a base as GPT-2's Conv1D keeps it, and 16-bit parameters ----
+
+gpt=$2/formats/fan_in_fan_out conv=h.0.attn.c_proj
+expect 1 train -x "$gpt/x.npy" -y "$gpt/output.h.0.attn.c_attn.npy" --base "$gpt/base.safetensors" \
+  --layer h.0.attn.c_attn -o conv
+says err 'W has the shape \[24, 72\]; .* it is \[72, 24\] \(or the other with --fan-in-fan-out\)'
+for dtype in f32 f16 bf16; do
+  expect 0 train -x "$gpt/x.npy" -y "$gpt/output.$conv.npy" --base "$gpt/base.safetensors" \
+    --layer $conv --fan-in-fan-out --dtype $dtype --verify --lr 0.01 --steps 200 -o conv-$dtype
+  says out '^verify +gradients agree'
+  expect 0 match conv-$dtype "$gpt/base.safetensors"
+  says out '^1 applied, 0 unused, 0 misfit$'
+  expect 0 inspect conv-$dtype
+  says out "^$conv +24 +24 +8 .* $dtype"
+  head -n 2 conv-$dtype/metrics.csv | tail -n 1 | cut -d , -f 2 >>starts
+  tail -n 1 conv-$dtype/metrics.csv | cut -d , -f 2 >>ends
+done
+grep -q '"fan_in_fan_out": true' conv-f32/adapter_config.json || fail "fan_in_fan_out is not written"
+# B begins at 0: the first loss is the mean square of what the base leaves, which is the fixture's
+# delta up to roundings; the other way round it is some hundred times that.
+expect 0 train -x "$gpt/x.npy" -y "$gpt/delta.$conv.npy" --steps 1 -o delta
+tail -n 1 delta/metrics.csv | cut -d , -f 2 >>starts
+awk 'NR == 1 { first = $1 } $1 > 1.001 * first || $1 < 0.999 * first { exit 1 }' starts ||
+  fail "the first losses differ: $(cat starts)"
+paste starts ends | head -n 3 | awk '!($2 < $1 / 10) { exit 1 }' || fail "learned too little: $(paste starts ends)"
 
 # ---- N steps = k, and N - k after that ----
 

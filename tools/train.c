@@ -39,9 +39,13 @@ size_t train_options(struct train_request *r, struct tool_option *options) {
        TOOL_TEXT, &r->layer, TOOL_OPTIONAL},
       {0, "transpose", NULL, "the .npy of the base is PyTorch's [d_out, d_in]", TOOL_SWITCH,
        &r->is_transposed, TOOL_OPTIONAL},
+      {0, "fan-in-fan-out", NULL, "the safetensors keep W as [d_in, d_out], as GPT-2's Conv1D does",
+       TOOL_SWITCH, &r->is_fan_in_fan_out, TOOL_OPTIONAL},
       {0, "rank", "R", "the rank (8)", TOOL_NUMBER, &r->rank, TOOL_RANGE(1, 65536)},
       {0, "alpha", "A", "the scale is alpha / rank (the rank)", TOOL_REAL, &r->alpha,
        TOOL_OPTIONAL},
+      {0, "dtype", "DTYPE", "how A and B are stored: f32, f16, bf16; they learn in f32 (f32)",
+       TOOL_CHOICE, &r->dtype, .choice = tool_dtype_choice},
       {0, "learn-alpha", NULL, "alpha is trained too", TOOL_SWITCH, &r->learns_alpha,
        TOOL_OPTIONAL},
       {0, "steps", "N", "how many steps (1000)", TOOL_NUMBER, &r->steps, TOOL_RANGE(1, UINT32_MAX)},
@@ -116,6 +120,9 @@ static int check_base(struct tool *tool, struct train_request *r) {
   bool has_array = r->base != NULL && train_is_npy(r->base);
   if (r->is_transposed && !has_array) {
     return tool_fail(tool, TOOL_USAGE, "--transpose is for a --base of .npy");
+  }
+  if (r->is_fan_in_fan_out && (r->base == NULL || has_array)) {
+    return tool_fail(tool, TOOL_USAGE, "--fan-in-fan-out is for a --base of safetensors");
   }
   if (r->base != NULL && !has_array && r->layer == NULL) {
     return tool_fail(tool, TOOL_USAGE, "--layer is missing: which one of %s", r->base);

@@ -8,10 +8,10 @@
 /* What the options say. Everything from x to keep is kept in checkpoints. */
 struct train_request {
   const char *x, *y, *base, *layer, *output, *resume;
-  bool is_transposed, learns_alpha, verifies;
+  bool is_transposed, is_fan_in_fan_out, learns_alpha, verifies;
   uint64_t rank, steps, batch, warmup, seed, patience, every, keep;
   double alpha, rate, b_ratio, momentum, decay, clip, dropout, validation;
-  size_t optimizer, schedule; /* indices into the names */
+  size_t dtype, optimizer, schedule; /* indices into the names */
 };
 
 enum { TRAIN_MOST_OPTIONS = 32 };

@@ -142,6 +142,9 @@ static int make_adapter(struct tool *tool, const struct train_request *request,
   TOOL_CLORA(tool, clora_layer_refresh_scale(device->layer));
   TOOL_CLORA(tool, clora_adapter_create(adapter));
   clora_status status = clora_adapter_add(*adapter, request->layer, device->layer);
+  if (status == CLORA_OK) {
+    status = clora_adapter_transpose_base(*adapter, 0, request->is_fan_in_fan_out);
+  }
   if (status == CLORA_OK) return TOOL_OK;
   clora_adapter_destroy(*adapter);
   return tool_fail_status(tool, status);

@@ -143,7 +143,6 @@ static int read_tensors(struct tool *tool, const clora_base *files, const char *
   snprintf(bias, sizeof bias, "%s.bias", layer);
   TOOL_CLORA(tool, clora_base_read(files, weight, &base->w));
   if (clora_base_has(files, bias)) TOOL_CLORA(tool, clora_base_read(files, bias, &base->bias));
-  base->is_transposed = true;
   return TOOL_OK;
 }
 
@@ -154,6 +153,7 @@ static int read_base(struct tool *tool, const struct train_request *request, str
     return TOOL_OK;
   }
   clora_base *files;
+  base->is_transposed = !request->is_fan_in_fan_out;
   TOOL_CLORA(tool, clora_base_open(&request->base, 1, &files));
   int code = read_tensors(tool, files, request->layer, base);
   clora_base_close(files);
@@ -167,9 +167,12 @@ static int check_base(struct tool *tool, const struct train_request *request,
   char shape[TOOL_SHAPE_SIZE];
   tool_shape(&base->w, shape, sizeof shape);
   if (base->w.rank != 2 || base->w.shape[0] != first || base->w.shape[1] != second) {
-    return tool_fail(tool, TOOL_FAILURE,
-                     "%s: W has the shape %s; with x of %zu and y of %zu columns it is [%zu, %zu]",
-                     request->base, shape, data->d_in, data->d_out, first, second);
+    return tool_fail(
+        tool, TOOL_FAILURE,
+        "%s: W has the shape %s; with x of %zu and y of %zu columns it is [%zu, %zu]%s",
+        request->base, shape, data->d_in, data->d_out, first, second,
+        train_is_npy(request->base) ? " (or the other with --transpose)"
+                                    : " (or the other with --fan-in-fan-out)");
   }
   if (base->bias.values != NULL && base->bias.count != data->d_out) {
     return tool_fail(tool, TOOL_FAILURE, "%s: the bias has %zu values, y has %zu columns",

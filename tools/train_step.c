@@ -44,10 +44,12 @@ static int make_layer(struct tool *tool, const struct train_request *request,
                                        .dim_out = data->d_out,
                                        .r = request->rank,
                                        .alpha = request->alpha,
+                                       .dtype = (clora_dtype)request->dtype,
                                        .init = CLORA_INIT_LORA,
                                        .seed = request->seed};
   if (adapter != NULL) {
-    TOOL_CLORA(tool, clora_adapter_layer_create(adapter, 0, context, CLORA_F32, &device->layer));
+    TOOL_CLORA(tool,
+               clora_adapter_layer_create(adapter, 0, context, options.dtype, &device->layer));
   } else {
     TOOL_CLORA(tool, clora_layer_create(context, &options, &device->layer));
   }
@@ -72,8 +74,9 @@ static int make_optimizer(struct tool *tool, const struct train_request *request
   TOOL_CLORA(tool, clora_optimizer_gradient(device->optimizer, 1, &device->db));
   if (count == 3) TOOL_CLORA(tool, clora_optimizer_gradient(device->optimizer, 2, &device->dscale));
   device->trained = (info.d_in + info.d_out) * info.r + (count == 3);
-  size_t arenas = options.kind == CLORA_ADAMW ? 4 : 3; /* values, gradients, moments */
-  device->bytes += device->trained * arenas * sizeof(float);
+  size_t arenas = options.kind == CLORA_ADAMW ? 4 : 3; /* f32 values, gradients, moments */
+  size_t stored = info.dtype == CLORA_F32 ? 0 : clora_dtype_size(info.dtype);
+  device->bytes += device->trained * (arenas * sizeof(float) + stored);
   return TOOL_OK;
 }
 
@@ -197,7 +200,7 @@ static const char *find_cause(struct tool *tool, const struct train_device *devi
     size_t count = m.offset + m.rows * m.cols;
     float *values;
     if (tool_allocate(tool, tensors[i].name, count, &values) != TOOL_OK) return NULL;
-    bool is_read = tool_download(tool, &device->session, tensors[i].name, CLORA_F32, count, m.mem,
+    bool is_read = tool_download(tool, &device->session, tensors[i].name, m.dtype, count, m.mem,
                                  values) == TOOL_OK;
     for (size_t n = m.offset; is_read && n < count; n++) {
       if (!isfinite(values[n])) cause = tensors[i].name;

@@ -193,6 +193,7 @@ static int draw(struct tool *tool, const struct train_request *request, struct c
   const clora_layer_options options = {.dim = p->d_in,
                                        .dim_out = p->d_out,
                                        .r = p->r,
+                                       .dtype = (clora_dtype)request->dtype,
                                        .init = CLORA_INIT_NORMAL,
                                        .seed = request->seed};
   TOOL_CLORA(tool, clora_layer_create(c->device->session.context, &options, &drawn));
