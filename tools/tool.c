@@ -345,7 +345,7 @@ void tool_hold_interrupts(void) {
   held = 0;
   for (size_t i = 0; i < INTERRUPTS; i++) {
     sigaction(interrupts[i], NULL, &former[i]);
-    if (former[i].sa_handler == SIG_DFL) sigaction(interrupts[i], &action, NULL);
+    if (former[i].sa_handler != SIG_IGN) sigaction(interrupts[i], &action, NULL);
   }
 }
 
