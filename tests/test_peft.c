@@ -1,5 +1,5 @@
-/* PEFT's adapter folders: what PEFT itself saved, with its own numbers; everything that must be
- * refused; and folders that we save.
+/* PEFT's adapter folders: what PEFT itself saved, with its own numbers; and everything that must be
+ * refused.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "fixtures.h"
 #include "memory.h"
@@ -10,10 +10,6 @@
 static clora_status load(const char *path, struct clora__host_adapter *adapter) {
   static const clora_load_options defaults;
   return clora__peft_load(path, &defaults, adapter);
-}
-
-static clora_status save(const char *path, const struct clora__host_adapter *adapter) {
-  return clora__format_save(path, NULL, adapter);
 }
 
 /* vllm#6909, exllamav2#619, lorax#299, TensorRT-LLM#1477 and #1668: alpha and rsLoRA make the
@@ -517,151 +513,9 @@ START_TEST(refuses_every_other_length) {
 }
 END_TEST
 
-/* ---- saving ---- */
-
-START_TEST(saves_what_it_loaded) {
-  static const char *const names[] = {
-      "plain",     "rslora",          "patterns",       "f16",  "bf16",     "all_linear",
-      "lora_bias", "modules_to_save", "fan_in_fan_out", "dora", "embedding"};
-  for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
-    char path[256];
-    struct clora__host_adapter layers = {0}, again = {0};
-    snprintf(path, sizeof path, FORMATS "%s", names[n]);
-    ck_ok(load(path, &layers));
-    ck_ok(save(own("saved"), &layers));
-    ck_assert_uint_eq(count_files(own("saved")), 2);
-    ck_ok(load(own("saved"), &again));
-    ck_same_layers(&layers, &again);
-    ck_assert_int_eq(layers.items[0].about.mode, again.items[0].about.mode);
-    snprintf(path, sizeof path, FORMATS "%s/adapter_model.safetensors", names[n]);
-    ck_same_files(path, own("saved/adapter_model.safetensors")); /* the very bytes PEFT wrote */
-    clora__host_free(&layers);
-    clora__host_free(&again);
-  }
-}
-END_TEST
-
-static struct clora__host_layer *add(struct clora__host_adapter *layers, const char *name, size_t r,
-                                     clora_scale_mode mode, double alpha, double scale) {
-  clora_adapter_layer about = {
-      .name = name, .d_in = 3, .d_out = 2, .r = r, .mode = mode, .alpha = alpha, .scale = scale};
-  struct clora__host_layer *layer;
-  ck_ok(clora__host_add(layers, &about, &layer));
-  for (size_t n = 0; n < 3 * r; n++) layer->a[n] = (float)n - 2;
-  for (size_t n = 0; n < 2 * r; n++) layer->b[n] = 0.5f * (float)n;
-  return layer;
-}
-
-START_TEST(saves_ranks_scales_and_modes_of_each_layer) {
-  struct clora__host_adapter layers = {0}, again = {0};
-  add(&layers, "q", 2, CLORA_ALPHA_OVER_R, 0.1, 0.05);
-  add(&layers, "m.q", 4, CLORA_ALPHA_OVER_SQRT_R, 3, 1.5);
-  add(&layers, "m[0]+(x)|$^.*?{}\\", 2, CLORA_EXPLICIT_SCALE, 0, 0.75);
-  add(&layers, "mxq", 2, CLORA_EXPLICIT_SCALE, 0, 0);
-  add(&layers, "\xc3\xa9\"", 3, CLORA_ALPHA_OVER_R, -3, -1);
-  ck_ok(save(own("mixed"), &layers));
-  ck_ok(load(own("mixed"), &again));
-  ck_same_layers(&layers, &again);
-  json_t *config = load_json(own("mixed"), "adapter_config.json");
-  ck_assert_str_eq(json_string_value(json_object_get(config, "peft_type")), "LORA");
-  ck_assert_uint_eq(json_array_size(json_object_get(config, "target_modules")), 5);
-  ck_assert(json_is_false(json_object_get(config, "use_rslora")));
-  json_decref(config);
-  size_t bytes;
-  char *text = read_file(own("mixed/adapter_config.json"), &bytes);
-  ck_assert_ptr_nonnull(strstr(text, "\"lora_alpha\": 0.1,"));
-  ck_assert_ptr_nonnull(strstr(text, "\"^m\\\\.q\": 4"));
-  ck_assert_ptr_nonnull(strstr(text, "\"^m\\\\.q\": 6"));
-  ck_assert_ptr_nonnull(strstr(text, "\"^mxq\": 0"));
-  free(text);
-  clora__host_free(&again);
-  clora__host_free(&layers);
-}
-END_TEST
-
-START_TEST(saves_fractions_exactly) {
-  static const double alphas[] = {0.1, 1.0 / 3, 0.30000000000000004, 1e-300, 123456.7890625};
-  for (size_t n = 0; n < sizeof alphas / sizeof *alphas; n++) {
-    struct clora__host_adapter layers = {0}, again = {0};
-    add(&layers, "q", 1, CLORA_ALPHA_OVER_R, alphas[n], alphas[n]);
-    ck_ok(save(own("exact"), &layers));
-    ck_ok(load(own("exact"), &again));
-    ck_assert_double_eq(again.items[0].about.alpha, alphas[n]);
-    clora__host_free(&again);
-    clora__host_free(&layers);
-  }
-}
-END_TEST
-
-START_TEST(refuses_to_save_nonsense) {
-  struct clora__host_adapter layers = {0};
-  ck_fails(save(own("x"), &layers), CLORA_INVALID_ARGUMENT, "no layers to save");
-  add(&layers, "q", 2, CLORA_EXPLICIT_SCALE, 0, 2e6);
-  ck_fails(save(own("x"), &layers), CLORA_UNSUPPORTED, "has the scale 2e+06");
-  clora__host_drop(&layers);
-  add(&layers, "q", 2, CLORA_EXPLICIT_SCALE, 0, NAN);
-  ck_fails(save(own("x"), &layers), CLORA_UNSUPPORTED, "has the scale nan");
-  clora__host_drop(&layers);
-  add(&layers, "\xff", 2, CLORA_EXPLICIT_SCALE, 0, 1);
-  ck_fails(save(own("x"), &layers), CLORA_INVALID_ARGUMENT, "is not valid UTF-8");
-  clora__host_drop(&layers);
-  char name[1200];
-  memset(name, 'n', sizeof name);
-  name[1024 - strlen("base_model.model..lora_A.weight")] = '\0';
-  add(&layers, name, 2, CLORA_EXPLICIT_SCALE, 0, 1);
-  ck_ok(save(own("x"), &layers));
-  clora__host_drop(&layers);
-  memset(name, 'n', sizeof name);
-  name[1025 - strlen("base_model.model..lora_A.weight")] = '\0';
-  add(&layers, name, 2, CLORA_EXPLICIT_SCALE, 0, 1);
-  ck_fails(save(own("x"), &layers), CLORA_INVALID_ARGUMENT, "too many for a tensor");
-  ck_fails(save(own("x/y/z"), &layers), CLORA_IO_FAILURE, "cannot make the directory");
-  ck_assert_uint_eq(count_files(own("x")), 2);
-  clora__host_free(&layers);
-}
-END_TEST
-
-START_TEST(survives_every_fault) {
-  struct clora__host_adapter layers = {0}, again;
-  long k = 0;
-  clora_status status = CLORA_IO_FAILURE;
-  while (status != CLORA_OK) {
-    clora__fault_at(++k);
-    status = load(FORMATS "patterns", &layers);
-    clora__fault_at(0);
-    if (status != CLORA_OK) clora__host_free(&layers);
-  }
-  ck_assert_int_gt(k, 40);
-  const char *path = own("fault");
-  ck_ok(save(path, &layers));
-  for (k = 0, status = CLORA_IO_FAILURE; status != CLORA_OK;) {
-    clora__fault_at(++k);
-    status = save(path, &layers);
-    clora__fault_at(0);
-    ck_assert_uint_eq(count_files(path), 2);
-    again = (struct clora__host_adapter){0};
-    ck_ok(load(path, &again));
-    ck_same_layers(&layers, &again);
-    clora__host_free(&again);
-  }
-  for (k = 0, status = CLORA_IO_FAILURE; status != CLORA_OK;) { /* and into a new folder */
-    clora__fault_at(++k);
-    status = save(own("new"), &layers);
-    clora__fault_at(0);
-    if (access(own("new"), F_OK) != 0) continue;
-    ck_assert_uint_ge(count_files(own("new")), 1); /* never an empty one */
-    remove_tree(own("new"));
-  }
-  ck_assert_int_gt(k, 20);
-  clora__host_free(&layers);
-}
-END_TEST
-
 TEST_MAIN("peft", agrees_with_peft, refuses_what_is_wrong_on_the_stock_base_and_pickles,
           takes_one_of_several_adapters_in_a_file, carries_modules_to_save,
           accepts_harmless_configs, refuses_configs, refuses_config_files, refuses_tensors,
           refuses_values_that_are_not_finite, mixes_dtypes_in_f32, matches_patterns_as_python_does,
           takes_the_first_pattern_in_the_file, defaults_are_peft_s, refuses_missing_files,
-          refuses_every_other_length, saves_what_it_loaded,
-          saves_ranks_scales_and_modes_of_each_layer, saves_fractions_exactly,
-          refuses_to_save_nonsense, survives_every_fault)
+          refuses_every_other_length)
