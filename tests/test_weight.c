@@ -42,7 +42,11 @@ START_TEST(every_variant_covers_all_pairs) {
     /* Oclgrind does 0.15 million multiply-adds a second; CLBlast is checked anew for each shape. */
     bool small = suite_size() < NORMAL || p.f32_only || is_odd_here(*variant);
     if (small) few[D_IN] = few[D_OUT] = few[R] = 4;
-    if (suite_size() == TINY) few[W_DTYPE] = 2;
+    if (suite_size() == TINY) {
+      few[W_DTYPE] = 2;
+      few[A_DTYPE] = 1;
+      few[D_IN] = few[D_OUT] = few[R] = 3;
+    }
     if (suite_size() == FULL && !p.f32_only) {
       visit_product(FACTORS, levels, 5, visit, &p);
     } else {
