@@ -399,6 +399,24 @@ unsigned choice(uint64_t *state, unsigned below) {
   return (unsigned)(*state >> 33) % below;
 }
 
+uint64_t random_seed(uint64_t otherwise) {
+  const char *given = getenv("CLORA_TEST_SEED");
+  uint64_t seed = given ? strtoull(given, NULL, 0) : otherwise;
+  printf("random cases from seed %llu (CLORA_TEST_SEED)\n", (unsigned long long)seed);
+  return seed;
+}
+
+struct random_case random_case(uint64_t *state, size_t factors, const unsigned *levels) {
+  unsigned limit = suite_size() == TINY ? 12 : suite_size() == SHORT ? 80 : 300;
+  struct random_case c;
+  for (size_t f = 0; f < factors; f++) c.levels[f] = choice(state, levels[f]);
+  c.rows = choice(state, limit) + 1;
+  c.d_in = choice(state, limit) + 1;
+  c.d_out = choice(state, limit) + 1;
+  c.r = choice(state, limit < 70 ? limit : 70) + 1;
+  return c;
+}
+
 /* Which pairs of values have occurred: seen[f][v][g][w] for f < g. */
 static unsigned char seen[FACTOR_LIMIT][16][FACTOR_LIMIT][16];
 

@@ -117,4 +117,14 @@ void visit_product(size_t factors, const unsigned *levels, size_t product, visit
 /* A small repeatable generator for choices. */
 unsigned choice(uint64_t *state, unsigned below);
 
+/* What random cases begin from, CLORA_TEST_SEED or `otherwise`, printed. */
+uint64_t random_seed(uint64_t otherwise);
+
+/* Levels of all factors, and sizes as small as the suite. */
+struct random_case {
+  unsigned levels[FACTOR_LIMIT];
+  size_t rows, d_in, d_out, r;
+};
+struct random_case random_case(uint64_t *state, size_t factors, const unsigned *levels);
+
 #endif

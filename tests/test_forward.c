@@ -85,22 +85,18 @@ END_TEST
 
 START_TEST(random_cases) {
   static const unsigned counts[] = {[TINY] = 6, [SHORT] = 20, [NORMAL] = 8, [FULL] = 1000};
-  const char *given = getenv("CLORA_TEST_SEED");
-  uint64_t seed = given ? strtoull(given, NULL, 0) : 20260101;
-  printf("random cases from seed %llu (CLORA_TEST_SEED)\n", (unsigned long long)seed);
-  unsigned limit = suite_size() == TINY ? 12 : suite_size() == SHORT ? 80 : 300;
+  uint64_t seed = random_seed(20260101);
   for (const char *const *variant = variants_here(); *variant != NULL; variant++) {
     struct tally p = {context_of(*variant), is_clblast(*variant), 0, 0, 0};
     uint64_t state = seed;
     unsigned count = counts[suite_size()] / (is_odd_here(*variant) ? 2 : 1);
     for (unsigned i = 0; i < count; i++) {
-      unsigned v[FACTORS];
-      for (size_t f = 0; f < FACTORS; f++) v[f] = choice(&state, levels[f]);
-      struct forward_case c = make_case(v, p.f32_only);
-      c.rows = choice(&state, limit) + 1;
-      c.d_in = choice(&state, limit) + 1;
-      c.d_out = choice(&state, limit) + 1;
-      c.r = choice(&state, limit < 70 ? limit : 70) + 1;
+      struct random_case drawn = random_case(&state, FACTORS, levels);
+      struct forward_case c = make_case(drawn.levels, p.f32_only);
+      c.rows = drawn.rows;
+      c.d_in = drawn.d_in;
+      c.d_out = drawn.d_out;
+      c.r = drawn.r;
       tally_add(&p, check_forward(p.context, &c, seed + 10 * i));
     }
     tally_report("forward", *variant, &p);
