@@ -154,9 +154,8 @@ static void append_knobs(struct bench_stage *stage, char *text) {
 }
 
 /* "shrink cpu WIDTH=8 ROWS=12; expand cpu ...": the lines of the explanation that serve. */
-static void describe_plan(struct bench_stage *stage, char *explained) {
+static void append_plan(struct bench_stage *stage, char *explained) {
   char *rest;
-  stage->plan[0] = '\0';
   for (char *line = strtok_r(explained, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
     char *serves = strstr(line, ": serves");
     size_t length = strlen(stage->plan);
@@ -202,38 +201,26 @@ static void describe_call(const struct bench_stage *stage, const struct state *s
                                          .scratch = state->scratch};
 }
 
-static void append_plan(struct bench_stage *stage, char *explained) {
-  char before[BENCH_TEXT];
-  snprintf(before, sizeof before, "%s", stage->plan);
-  describe_plan(stage, explained);
-  if (before[0] == '\0') return;
-  char after[BENCH_TEXT];
-  snprintf(after, sizeof after, "%s", stage->plan);
-  snprintf(stage->plan, sizeof stage->plan, "%.150s; %.160s", before, after);
-}
-
 static bool prepare_forward(struct bench_stage *stage, struct call *c, size_t *bytes) {
-  char explained[2048];
-  if (!check(stage, clora_prepare_forward(c->set->layer, &c->x, &c->y, &c->forward)) ||
-      !check(stage, clora_forward_workspace(c->set->layer, &c->x, &c->y, &c->forward, bytes)) ||
-      !check(stage, clora_explain_forward(c->set->layer, &c->x, &c->y, &c->forward, explained,
-                                          sizeof explained))) {
-    return false;
-  }
-  append_plan(stage, explained);
-  return true;
+  char text[8192];
+  clora_layer *layer = c->set->layer;
+  bool worked =
+      check(stage, clora_prepare_forward(layer, &c->x, &c->y, &c->forward)) &&
+      check(stage, clora_forward_workspace(layer, &c->x, &c->y, &c->forward, bytes)) &&
+      check(stage, clora_explain_forward(layer, &c->x, &c->y, &c->forward, text, sizeof text));
+  if (worked) append_plan(stage, text);
+  return worked;
 }
 
 static bool prepare_backward(struct bench_stage *stage, struct call *c, size_t *bytes) {
-  char explained[8192];
-  if (!check(stage, clora_prepare_backward(c->set->layer, &c->x, &c->dy, &c->backward)) ||
-      !check(stage, clora_backward_workspace(c->set->layer, &c->x, &c->dy, &c->backward, bytes)) ||
-      !check(stage, clora_explain_backward(c->set->layer, &c->x, &c->dy, &c->backward, explained,
-                                           sizeof explained))) {
-    return false;
-  }
-  append_plan(stage, explained);
-  return true;
+  char text[8192];
+  clora_layer *layer = c->set->layer;
+  bool worked =
+      check(stage, clora_prepare_backward(layer, &c->x, &c->dy, &c->backward)) &&
+      check(stage, clora_backward_workspace(layer, &c->x, &c->dy, &c->backward, bytes)) &&
+      check(stage, clora_explain_backward(layer, &c->x, &c->dy, &c->backward, text, sizeof text));
+  if (worked) append_plan(stage, text);
+  return worked;
 }
 
 static bool prepare_operation(struct bench_stage *stage, struct state *state) {
