@@ -375,7 +375,7 @@ expect 1 compress "$weight" -r 385 -o no
 says err '--rank is 385, W \[384, 384\] has rank 384 at most'
 npy nan.npy '(1, 2)' $one 0000c07f
 expect 1 compress nan.npy -r 1 -o no
-says err 'nan.npy: element \[0, 1\] is nan'
+says err 'nan.npy: row 0, column 1 is nan'
 expect 1 compress none.npy -r 1 -o no
 says err 'none.npy has the shape \[2, 0, 5\]; a matrix is expected'
 expect 1 compress x1.npy -r 1 -o no

@@ -39,10 +39,9 @@ struct job {
 };
 
 static void release(struct job *job) {
-  cl_mem mems[] = {job->x_mem, job->y_mem, job->w_mem};
-  for (size_t n = 0; n < 3; n++) {
-    if (mems[n] != NULL) clReleaseMemObject(mems[n]);
-  }
+  tool_release(job->x_mem);
+  tool_release(job->y_mem);
+  tool_release(job->w_mem);
   clora_compressed_free(&job->compressed);
   tool_session_close(&job->session);
   clora_array_free(&job->w);
@@ -73,15 +72,6 @@ static int turn(struct tool *tool, clora_array *w) {
   return TOOL_OK;
 }
 
-static int check_finite(struct tool *tool, const char *what, const clora_array *w) {
-  for (size_t n = 0; n < w->count; n++) {
-    if (isfinite(w->values[n])) continue;
-    return tool_fail(tool, TOOL_FAILURE, "%s: element [%zu, %zu] is %g", what, n / w->shape[1],
-                     n % w->shape[1], (double)w->values[n]);
-  }
-  return TOOL_OK;
-}
-
 /* A file of a model keeps W as PyTorch does, [d_out, d_in]. */
 static int load(struct tool *tool, struct job *job) {
   const struct request *request = job->request;
@@ -94,7 +84,7 @@ static int load(struct tool *tool, struct job *job) {
     tool_shape(w, shape, sizeof shape);
     return tool_fail(tool, TOOL_FAILURE, "%s has the shape %s; a matrix is expected", what, shape);
   }
-  TOOL_TRY(check_finite(tool, what, w));
+  TOOL_TRY(tool_check_finite(tool, what, w));
   if (request->transpose != (request->tensor != NULL)) TOOL_TRY(turn(tool, w));
   job->d_in = w->shape[0];
   job->d_out = w->shape[1];

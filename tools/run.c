@@ -33,8 +33,8 @@ struct job {
 };
 
 static void release(struct job *job) {
-  if (job->x_mem != NULL) clReleaseMemObject(job->x_mem);
-  if (job->y_mem != NULL) clReleaseMemObject(job->y_mem);
+  tool_release(job->x_mem);
+  tool_release(job->y_mem);
   clora_layer_destroy(job->on_device);
   run_base_close(&job->base);
   tool_session_close(&job->session);

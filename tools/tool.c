@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tool.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -235,6 +236,16 @@ void tool_shape(const clora_array *array, char *text, size_t size) {
   snprintf(text + used, size - used, "]");
 }
 
+int tool_check_finite(struct tool *tool, const char *what, const clora_array *array) {
+  size_t cols = array->shape[array->rank - 1];
+  for (size_t i = 0; i < array->count; i++) {
+    if (isfinite(array->values[i])) continue;
+    return tool_fail(tool, TOOL_FAILURE, "%s: row %zu, column %zu is %g", what, i / cols, i % cols,
+                     (double)array->values[i]);
+  }
+  return TOOL_OK;
+}
+
 /* ---- a device ---- */
 
 int tool_session_open(struct tool *tool, const char *selector, const char *variant,
@@ -287,6 +298,10 @@ int tool_buffer(struct tool *tool, const struct tool_session *session, const cha
                         bytes > 0 ? stored : NULL, &code);
   TOOL_CL(tool, "clCreateBuffer", code);
   return TOOL_OK;
+}
+
+void tool_release(cl_mem mem) {
+  if (mem != NULL) clReleaseMemObject(mem);
 }
 
 int tool_upload(struct tool *tool, const struct tool_session *session, const char *what,

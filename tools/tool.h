@@ -176,6 +176,10 @@ void tool_serving(const char *explained, char *text, size_t size);
 #define TOOL_SHAPE_SIZE 256
 void tool_shape(const clora_array *array, char *text, size_t size);
 
+/* All values of an array of two dimensions or more are finite, or an error names the first other.
+ */
+int tool_check_finite(struct tool *tool, const char *what, const clora_array *array);
+
 /* ---- problems of a shape ---- */
 
 struct tool_problem {
@@ -221,6 +225,7 @@ int tool_allocate(struct tool *tool, const char *what, size_t count, float **val
 /* Creates a buffer of `bytes` from `stored`, which may be NULL: then the content is undefined. */
 int tool_buffer(struct tool *tool, const struct tool_session *session, const char *what,
                 size_t bytes, void *stored, cl_mem *mem);
+void tool_release(cl_mem mem); /* or NULL */
 
 /* Host values to a new buffer in `dtype`, and back. The latter blocks. */
 int tool_upload(struct tool *tool, const struct tool_session *session, const char *what,

@@ -67,12 +67,7 @@ static int load(struct tool *tool, const char *path, clora_array *array, size_t 
   }
   *cols = array->shape[array->rank - 1];
   *rows = array->count / *cols;
-  for (size_t i = 0; i < array->count; i++) {
-    if (isfinite(array->values[i])) continue;
-    return tool_fail(tool, TOOL_FAILURE, "%s: row %zu, column %zu is %g; nothing can learn from it",
-                     path, i / *cols, i % *cols, (double)array->values[i]);
-  }
-  return TOOL_OK;
+  return tool_check_finite(tool, path, array);
 }
 
 /* FNV-1a. */
@@ -240,10 +235,10 @@ int train_data_apply_base(struct tool *tool, const struct train_request *request
   if (code == TOOL_OK) code = subtract_all(tool, session, data, &base, &product);
   data->base_values = base.w.count + base.bias.count * (base.bias.values != NULL);
   data->hash = hash_values(hash_values(data->hash, &base.w), &base.bias);
-  cl_mem mems[] = {product.w, product.bias, product.x, product.y};
-  for (size_t i = 0; i < sizeof mems / sizeof *mems; i++) {
-    if (mems[i] != NULL) clReleaseMemObject(mems[i]);
-  }
+  tool_release(product.w);
+  tool_release(product.bias);
+  tool_release(product.x);
+  tool_release(product.y);
   free(product.values);
   clora_array_free(&base.w);
   clora_array_free(&base.bias);

@@ -155,9 +155,9 @@ int train_device_open(struct tool *tool, const struct train_request *request,
 
 void train_device_close(struct train_device *device) {
   for (size_t i = 0; i < sizeof device->mems / sizeof *device->mems; i++) {
-    if (device->mems[i] != NULL) clReleaseMemObject(device->mems[i]);
+    tool_release(device->mems[i]);
   }
-  if (device->scratch != NULL) clReleaseMemObject(device->scratch);
+  tool_release(device->scratch);
   clora_optimizer_destroy(device->optimizer);
   clora_layer_destroy(device->layer);
   tool_session_close(&device->session);

@@ -74,7 +74,7 @@ static size_t locate(const clora_matrix *m, size_t i, size_t k) {
 }
 
 static void release_view(struct view *view) {
-  if (view->matrix.mem != NULL) clReleaseMemObject(view->matrix.mem);
+  tool_release(view->matrix.mem);
   free(view->before);
 }
 

@@ -25,7 +25,7 @@ struct job {
 };
 
 static void release(struct job *job) {
-  if (job->mem != NULL) clReleaseMemObject(job->mem);
+  tool_release(job->mem);
   clora_layer_destroy(job->on_device);
   tool_session_close(&job->session);
   tool_layer_close(&job->layer);
