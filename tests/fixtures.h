@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <math.h>
 
+#include "base/os.h"
 #include "clora_test.h"
 #include "file/dora.h"
 #include "file/safetensors.h"
@@ -224,6 +225,58 @@ static inline void ck_same_layers(const struct clora__host_adapter *left,
     if (a->magnitude == NULL) continue;
     ck_assert_mem_eq(a->magnitude, b->magnitude, a->about.d_out * sizeof *a->magnitude);
   }
+}
+
+/* One format's reader or writer. */
+typedef clora_status (*adapter_reader)(const char *path, struct clora__host_adapter *adapter);
+typedef clora_status (*adapter_writer)(const char *path, const struct clora__host_adapter *adapter);
+
+/* Of a file, every length but its own is refused. */
+static inline void ck_lengths(adapter_reader read, const char *path) {
+  size_t bytes;
+  char *file = read_file(path, &bytes);
+  for (size_t length = 0; length <= bytes + 1; length++) {
+    struct clora__host_adapter adapter = {0};
+    write_file(own("cut"), file, length);
+    ck_assert_int_eq(read(own("cut"), &adapter), length == bytes ? CLORA_OK : CLORA_BAD_FILE);
+    clora__host_free(&adapter);
+  }
+  free(file);
+}
+
+/* Reads an adapter with every call failing once, then without; gives the number of calls. */
+static inline long ck_read_faults(adapter_reader read, const char *path,
+                                  struct clora__host_adapter *adapter) {
+  clora_status status = CLORA_IO_FAILURE;
+  long k = 0;
+  while (status != CLORA_OK) {
+    *adapter = (struct clora__host_adapter){0};
+    clora__fault_at(++k);
+    status = read(path, adapter);
+    clora__fault_at(0);
+    if (status != CLORA_OK) clora__host_free(adapter);
+  }
+  return k;
+}
+
+/* Writes it over itself in the same way: it is always there, and no other file in the folder. */
+static inline long ck_write_faults(adapter_writer write, adapter_reader read, const char *path,
+                                   const char *folder, const struct clora__host_adapter *adapter) {
+  ck_ok(write(path, adapter));
+  size_t files = count_files(folder);
+  clora_status status = CLORA_IO_FAILURE;
+  long k = 0;
+  while (status != CLORA_OK) {
+    struct clora__host_adapter again = {0};
+    clora__fault_at(++k);
+    status = write(path, adapter);
+    clora__fault_at(0);
+    ck_assert_uint_eq(count_files(folder), files);
+    ck_ok(read(path, &again));
+    ck_same_layers(adapter, &again);
+    clora__host_free(&again);
+  }
+  return k;
 }
 
 #endif

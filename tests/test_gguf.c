@@ -4,7 +4,6 @@
 #include "fixtures.h"
 #include "memory.h"
 
-#include "base/os.h"
 #include "file/gguf.h"
 
 #define GGUF FORMATS "gguf"
@@ -12,10 +11,18 @@
 static const clora_load_options defaults;
 static const clora_save_options as_it_is;
 
+static clora_status read_layers(const char *path, struct clora__host_adapter *adapter) {
+  return clora__gguf_load(path, &defaults, adapter);
+}
+
+static clora_status write_layers(const char *path, const struct clora__host_adapter *adapter) {
+  return clora__gguf_save(path, &as_it_is, adapter);
+}
+
 static clora_status load(const char *path, struct clora__host_adapter *adapter) {
   *adapter = (struct clora__host_adapter){0};
   ck_assert(clora__gguf_recognises(path));
-  return clora__gguf_load(path, &defaults, adapter);
+  return read_layers(path, adapter);
 }
 
 static const char *file_of(const json_t *entry) {
@@ -411,43 +418,15 @@ START_TEST(refuses_headers) {
 END_TEST
 
 START_TEST(refuses_every_other_length) {
-  size_t bytes;
-  char *file = read_file(GGUF "/lora-q8_0.gguf", &bytes);
-  for (size_t length = 0; length <= bytes + 1; length++) {
-    struct clora__host_adapter adapter;
-    write_file(own("cut.gguf"), file, length);
-    clora_status status = load(own("cut.gguf"), &adapter);
-    ck_assert_int_eq(status, length == bytes ? CLORA_OK : CLORA_BAD_FILE);
-    clora__host_free(&adapter);
-  }
-  free(file);
+  ck_lengths(read_layers, GGUF "/lora-q8_0.gguf");
 }
 END_TEST
 
 START_TEST(survives_every_fault) {
-  struct clora__host_adapter adapter = {0};
-  long k = 0;
-  clora_status status = CLORA_IO_FAILURE;
-  while (status != CLORA_OK) {
-    clora__fault_at(++k);
-    status = clora__gguf_load(GGUF "/lora-f16.gguf", &defaults, &adapter);
-    clora__fault_at(0);
-    if (status != CLORA_OK) clora__host_free(&adapter);
-  }
-  ck_assert_int_gt(k, 40);
-  ck_ok(clora__gguf_save(own("fault.gguf"), &as_it_is, &adapter));
-  size_t files = count_files(own_folder);
-  for (k = 0, status = CLORA_IO_FAILURE; status != CLORA_OK;) {
-    struct clora__host_adapter again;
-    clora__fault_at(++k);
-    status = clora__gguf_save(own("fault.gguf"), &as_it_is, &adapter);
-    clora__fault_at(0);
-    ck_assert_uint_eq(count_files(own_folder), files);
-    ck_ok(load(own("fault.gguf"), &again));
-    ck_same_layers(&adapter, &again);
-    clora__host_free(&again);
-  }
-  ck_assert_int_gt(k, 40);
+  struct clora__host_adapter adapter;
+  const char *path = own("fault.gguf");
+  ck_assert_int_gt(ck_read_faults(read_layers, GGUF "/lora-f16.gguf", &adapter), 40);
+  ck_assert_int_gt(ck_write_faults(write_layers, read_layers, path, own_folder, &adapter), 40);
   clora__host_free(&adapter);
 }
 END_TEST

@@ -4,17 +4,24 @@
 #include "fixtures.h"
 #include "memory.h"
 
-#include "base/os.h"
 #include "file/kohya.h"
 
 #define KOHYA FORMATS "kohya"
 
 static const clora_load_options defaults;
 
+static clora_status read_layers(const char *path, struct clora__host_adapter *adapter) {
+  return clora__kohya_load(path, &defaults, adapter);
+}
+
+static clora_status write_layers(const char *path, const struct clora__host_adapter *adapter) {
+  return clora__kohya_save(path, NULL, adapter);
+}
+
 static clora_status load(const char *path, struct clora__host_adapter *adapter) {
   *adapter = (struct clora__host_adapter){0};
   ck_assert(clora__kohya_recognises(path));
-  return clora__kohya_load(path, &defaults, adapter);
+  return read_layers(path, adapter);
 }
 
 static const char *file_of(const json_t *entry) {
@@ -186,40 +193,15 @@ START_TEST(reads_alpha_in_every_dtype) {
 END_TEST
 
 START_TEST(refuses_every_other_length) {
-  size_t bytes;
-  char *file = read_file(KOHYA "/conv1x1.safetensors", &bytes);
-  for (size_t length = 0; length <= bytes + 1; length++) {
-    struct clora__host_adapter adapter = {0};
-    write_file(own("cut.safetensors"), file, length);
-    clora_status status = clora__kohya_load(own("cut.safetensors"), &defaults, &adapter);
-    ck_assert_int_eq(status, length == bytes ? CLORA_OK : CLORA_BAD_FILE);
-    clora__host_free(&adapter);
-  }
-  free(file);
+  ck_lengths(read_layers, KOHYA "/conv1x1.safetensors");
 }
 END_TEST
 
 START_TEST(survives_every_fault) {
-  struct clora__host_adapter adapter = {0};
-  long k = 0;
-  clora_status status = CLORA_IO_FAILURE;
-  while (status != CLORA_OK) {
-    clora__fault_at(++k);
-    status = clora__kohya_load(KOHYA "/conv1x1.safetensors", &defaults, &adapter);
-    clora__fault_at(0);
-    if (status != CLORA_OK) clora__host_free(&adapter);
-  }
-  ck_assert_int_gt(k, 10);
-  ck_ok(clora__kohya_save(own("fault.safetensors"), NULL, &adapter));
-  size_t files = count_files(own_folder);
-  for (k = 0, status = CLORA_IO_FAILURE; status != CLORA_OK;) {
-    clora__fault_at(++k);
-    status = clora__kohya_save(own("fault.safetensors"), NULL, &adapter);
-    clora__fault_at(0);
-    ck_assert_uint_eq(count_files(own_folder), files);
-    ck_same_files(own("fault.safetensors"), KOHYA "/conv1x1.safetensors");
-  }
-  ck_assert_int_gt(k, 8);
+  struct clora__host_adapter adapter;
+  const char *path = own("fault.safetensors");
+  ck_assert_int_gt(ck_read_faults(read_layers, KOHYA "/conv1x1.safetensors", &adapter), 10);
+  ck_assert_int_gt(ck_write_faults(write_layers, read_layers, path, own_folder, &adapter), 8);
   clora__host_free(&adapter);
 }
 END_TEST
