@@ -63,9 +63,28 @@ static clora_status launch(struct clora__chain *chain, clora_context *context,
   return clora__launch(chain, plan->kernel, &grid, count, arguments);
 }
 
+/* The parts lie at the start of scratch, dense. */
+static clora_status launch_in_parts(struct clora__chain *chain, clora_context *context,
+                                    const struct clora__plan *plan, const struct clora__problem *p,
+                                    size_t parts, struct clora__scratch scratch) {
+  struct clora__problem first = *p, second = *p;
+  first.out = second.in = (clora_matrix){.mem = scratch.mem,
+                                         .offset = scratch.offset_bytes / sizeof(float),
+                                         .rows = p->out.rows,
+                                         .cols = p->out.cols,
+                                         .dtype = CLORA_F32};
+  first.out_parts = second.in_parts = parts;
+  first.scale = NULL;
+  first.beta = 0;
+  TRY(launch(chain, context, plan, &first));
+  return launch(chain, context, plan, &second);
+}
+
 clora_status clora__plan_run(struct clora__chain *chain, clora_context *context,
                              const struct clora__plan *plan, const struct clora__problem *problem,
                              struct clora__scratch scratch) {
   if (plan->variant->run != NULL) return plan->variant->run(chain, plan, problem, scratch);
+  size_t parts = plan->variant->scratch_parts ? plan->variant->scratch_parts(problem) : 1;
+  if (parts > 1) return launch_in_parts(chain, context, plan, problem, parts, scratch);
   return launch(chain, context, plan, problem);
 }

@@ -76,6 +76,11 @@ struct clora__variant {
   /* One work-item may compute a large part of the problem: the check includes a long one. */
   bool long_running;
 
+  /* The number of parts in which a first launch leaves `out` in scratch, with neither scale nor
+   * beta, for a second one of the same kernel to add up, from `in` in parts. One, or NULL: there is
+   * one launch. */
+  size_t (*scratch_parts)(const struct clora__problem *problem);
+
   /* Both NULL: no scratch, and the kernel is launched on the grid. */
   size_t (*workspace_bytes)(const struct clora__problem *problem);
   clora_status (*run)(struct clora__chain *chain, const struct clora__plan *plan,
