@@ -1,8 +1,10 @@
 /* The gpu variants at the group sizes and memories of devices that are not here: their rules on
  * invented devices, their results under the limits of such devices, and that no limit changes a
  * bit. SPDX-License-Identifier: Apache-2.0 */
+#include "base/reference.h"
 #include "device_test.h"
 #include "op/fused.h"
+#include "plan/plan.h"
 #include "product/product.h"
 
 static const size_t groups[] = {64, 128, 256, 1024};
@@ -35,9 +37,10 @@ static const struct clora__variant *fused_row(void) {
   return *row;
 }
 
-/* The knobs make a kernel that the device can run. */
+/* The knobs make a kernel that the device can run. A step is made of runs, and slices, of 32 runs
+ * or several times as many, are made of steps. */
 static void check_knobs(const clora_device *device, const struct clora__variant *row,
-                        const struct clora__problem *p, unsigned layers) {
+                        const struct clora__problem *p, unsigned layers, unsigned run) {
   ck_assert_ptr_null(row->misfit(device, p));
   struct clora__knobs knobs = clora__variant_knobs(device, row, p);
   unsigned group = clora__knob_value(&knobs, "GROUP"), rows = clora__knob_value(&knobs, "ROWS");
@@ -46,8 +49,8 @@ static void check_knobs(const clora_device *device, const struct clora__variant 
   ck_assert_msg(group >= 64 && group <= device->group_size && group % 64 == 0, "group %u", group);
   ck_assert_msg(rows == 1 || rows == 2 || rows == 4 || rows == 8, "rows %u", rows);
   ck_assert_msg(cols % 8 == 0 && cols * layers <= 4 * group, "cols %u, group %u", cols, group);
-  ck_assert_msg(step % 16 == 0 && 512 % step == 0 && tile_rows >= 8, "step %u, tile rows %u", step,
-                tile_rows);
+  ck_assert_msg(step % run == 0 && 32 * run % step == 0 && tile_rows >= 8, "step %u, tile rows %u",
+                step, tile_rows);
   size_t bytes = 4 * (size_t)(tile_rows * (step + 4) + step * (cols + 4));
   if (row == fused_row()) {
     size_t b_bytes = 4 * (size_t)cols * (4 * cols + 4);
@@ -70,14 +73,53 @@ START_TEST(every_device_gets_a_plan) {
           struct clora__problem shrink = make_problem(row_counts[i], 4096, r);
           struct clora__problem expand = make_problem(row_counts[i], r, 1 + 9 * r);
           for (size_t v = 0; is_gpu(clora__shrink.variants[v]); v++) {
-            check_knobs(&device, clora__shrink.variants[v], &shrink, 4);
+            check_knobs(&device, clora__shrink.variants[v], &shrink, 4, 16);
           }
           for (size_t v = 0; is_gpu(clora__expand.variants[v]); v++) {
-            check_knobs(&device, clora__expand.variants[v], &expand, 1);
+            check_knobs(&device, clora__expand.variants[v], &expand, 1, 16);
           }
         }
       }
     }
+  }
+}
+END_TEST
+
+/* Of four rows at least, as the kernel reads them, in every dtype. */
+START_TEST(every_device_reduces) {
+  for (size_t g = 0; g < COUNT(groups); g++) {
+    for (size_t m = 0; m < COUNT(memories); m++) {
+      clora_device device = {
+          .type = CL_DEVICE_TYPE_GPU, .group_size = groups[g], .local_bytes = memories[m]};
+      for (size_t r = 1; r <= 2 * 512; r++) {
+        struct clora__problem da = make_problem(4096, 1000, r), db = make_problem(r, 1000, 9 * r);
+        da.in.dtype = db.weight.dtype = (clora_dtype)(r % 3);
+        for (size_t v = 0; is_gpu(clora__reduce.variants[v]); v++) {
+          const struct clora__variant *row = clora__reduce.variants[v];
+          struct clora__knobs knobs = clora__variant_knobs(&device, row, r % 2 ? &da : &db);
+          check_knobs(&device, row, r % 2 ? &da : &db, 1, 4);
+          ck_assert_uint_ge(clora__knob_value(&knobs, "ROWS"), 4);
+        }
+      }
+    }
+  }
+}
+END_TEST
+
+/* A part has 128 rows or more; there are 16 at most, and of 2^20 elements in all. */
+START_TEST(long_sums_are_cut_by_the_shape_alone) {
+  const struct clora__variant *row = clora__reduce.variants[0];
+  static const struct {
+    size_t rows, inner, cols, parts;
+  } cases[] = {{16, 1, 4096, 1},           {16, 128, 4096, 1},   {16, 129, 4096, 2},
+               {4096, 2048, 16, 16},       {4096, 2049, 16, 9},  {4096, 1 << 20, 16, 16},
+               {4096, 8192, 64, 4},        {4096, 8192, 129, 1}, {SIZE_MAX / 8, 8192, 8, 1},
+               {SIZE_MAX / 8, 8192, 64, 1}};
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    struct clora__problem p = make_problem(cases[i].rows, cases[i].inner, cases[i].cols);
+    size_t parts = cases[i].parts, bytes = 4 * parts * cases[i].rows * cases[i].cols;
+    ck_assert_uint_eq(row->scratch_parts(&p), parts);
+    ck_assert_uint_eq(row->workspace_bytes(&p), parts > 1 ? bytes : 0);
   }
 }
 END_TEST
@@ -98,7 +140,7 @@ START_TEST(one_launch_where_t_fits) {
           ck_assert_ptr_nonnull(strstr(misfit, r > 32 ? "above 32" : "t does not fit"));
           continue;
         }
-        check_knobs(&device, fused_row(), &p, 4);
+        check_knobs(&device, fused_row(), &p, 4, 16);
         fits++;
       }
     }
@@ -370,8 +412,129 @@ START_TEST(one_launch_gives_the_bits_of_two) {
 }
 END_TEST
 
-DEVICE_TEST_MAIN("gpu", every_device_gets_a_plan, one_launch_where_t_fits,
+/* ---- reduce ---- */
+
+struct reduce_case {
+  size_t rows, inner, cols;
+  float beta;
+  struct layout in, weight, out;
+};
+
+/* Within the bound of the float64 loop. */
+static void check_reduced(clora_context *context, const struct reduce_case *c, const float *in,
+                          const float *weight, const float *before, double scale,
+                          const float *values) {
+  size_t count = c->rows * c->cols;
+  double *expected = malloc(2 * count * sizeof *expected), *bound = expected + count;
+  clora__reference_product(
+      &(struct clora__reference_product){c->rows, c->inner, c->cols, in, weight, before, scale,
+                                         (double)c->beta, CLORA_F32,
+                                         !context->device.keeps_subnormals},
+      expected, bound);
+  for (size_t n = 0; n < count; n++) {
+    double error = clora_reference_error(1, &values[n], &expected[n], &bound[n], CLORA_F32);
+    ck_each_msg(error <= 1, "%zu x %zu x %zu, groups of %zu: element %zu is %.9g, not %.9g",
+                c->rows, c->inner, c->cols, context->device.group_size, n, (double)values[n],
+                expected[n]);
+  }
+  free(expected);
+}
+
+static bool run_reduce(clora_context *context, const struct clora__problem *p) {
+  struct clora__plan plan;
+  struct clora__chain chain;
+  bool is_served;
+  cl_event done;
+  ck_ok(clora__plan_seek(context, &clora__reduce, p, true, &plan, &is_served));
+  ck_assert_msg(is_served || getenv("CLORA_TEST_MAY_REFUSE") != NULL, "%s", last_warning());
+  if (!is_served) printf("skipped: %s\n", last_warning());
+  if (!is_served) return false;
+  /* Filled by the host: Oclgrind takes what kernels write to other buffers for uninitialised. */
+  size_t bytes = clora__plan_workspace_bytes(context, &clora__reduce, p);
+  struct guarded scratch = guarded_create(context, 1, bytes / 4, (struct layout){0}, NULL);
+  size_t offset_bytes = scratch.matrix.offset * sizeof(float);
+  ck_ok(clora__chain_begin(context, context->queue, 0, NULL, true, &chain));
+  ck_ok(clora__plan_run(&chain, context, &plan, p,
+                        (struct clora__scratch){scratch.matrix.mem, offset_bytes}));
+  ck_ok(clora__chain_end(&chain, CLORA_OK, &done));
+  ck_ok(clora__wait_and_release(done));
+  free(guarded_read(context, &scratch)); /* nothing outside it */
+  guarded_free(&scratch);
+  return true;
+}
+
+/* The output, checked; NULL when the gate refused the kernel, and may. */
+static float *reduce(clora_context *context, const struct reduce_case *c) {
+  float *in = random_values(c->rows * c->inner, c->in.dtype, 1);
+  float *weight = random_values(c->inner * c->cols, c->weight.dtype, 2);
+  float *before = random_values(c->rows * c->cols, CLORA_F32, 3), scale = 0.7f;
+  struct guarded in_buffer = guarded_create(context, c->rows, c->inner, c->in, in);
+  struct guarded weight_buffer = guarded_create(context, c->inner, c->cols, c->weight, weight);
+  struct guarded out = guarded_create(context, c->rows, c->cols, c->out, c->beta ? before : NULL);
+  struct guarded factor = guarded_create(context, 1, 1, (struct layout){0}, &scale);
+  struct clora__problem p = {.in = in_buffer.matrix,
+                             .weight = weight_buffer.matrix,
+                             .out = out.matrix,
+                             .beta = c->beta,
+                             .scale = factor.matrix.mem,
+                             .scale_offset = factor.matrix.offset};
+  float *values = run_reduce(context, &p) ? guarded_read(context, &out) : NULL;
+  if (values != NULL) check_reduced(context, c, in, weight, before, (double)scale, values);
+  struct guarded *buffers[] = {&in_buffer, &weight_buffer, &out, &factor};
+  for (size_t i = 0; i < COUNT(buffers); i++) guarded_free(buffers[i]);
+  free(in);
+  free(weight);
+  free(before);
+  return values;
+}
+
+/* Whole tiles and ragged ones, one slice and several, every dtype, views that begin and continue
+ * at multiples of 16 bytes and views that do not, and an `in` that is no transposed view. */
+START_TEST(reduce_is_right_with_the_same_bits_at_every_group_size) {
+  static const struct reduce_case cases[] = {
+      {5, 300, 70, 0, {CLORA_F32, 0, 0, true}, {CLORA_F32, 1, 0, false}, {CLORA_F32, 0, 3, false}},
+      {16,
+       256,
+       192,
+       1,
+       {CLORA_F32, 0, 0, true},
+       {CLORA_F16, 0, 0, false},
+       {CLORA_F32, 0, 0, false}},
+      {130,
+       389,
+       8,
+       1,
+       {CLORA_BF16, 0, 6, true},
+       {CLORA_F32, 0, 0, false},
+       {CLORA_F32, 1, 0, false}},
+      {72, 100, 33, 0.5f, {CLORA_F16, 1, 3, true}, {CLORA_BF16, 0, 7, false}, {.padding = 4}},
+      {65, 2100, 3, 0, {CLORA_F16, 0, 0, false}, {CLORA_F16, 0, 0, true}, {.offset = 4}},
+      {1, 1, 1, 0.5f, {CLORA_F32, 0, 0, true}, {CLORA_F32, 0, 0, false}, {.padding = 1}},
+      {1, 1000, 129, 0, {CLORA_F32, 0, 0, true}, {CLORA_F32, 0, 0, false}, {.padding = 0}},
+      {200, 140, 200, 1, {CLORA_F32, 0, 0, true}, {CLORA_F32, 0, 0, false}, {.padding = 0}},
+  };
+  for (size_t i = 0; i < (suite_size() == TINY ? 2 : COUNT(cases)); i++) {
+    float *expected = NULL;
+    for (size_t l = 0; l < limit_count(); l++) {
+      clora_context *context = limited_context(&all_limits[l], "gpu");
+      float *values = reduce(context, &cases[i]);
+      clora_context_destroy(context);
+      if (values == NULL) continue;
+      if (expected == NULL) expected = values;
+      ck_assert_msg(memcmp(values, expected, cases[i].rows * cases[i].cols * sizeof *values) == 0,
+                    "case %zu: bits differ in groups of %zu, %zu bytes", i,
+                    all_limits[l].group_size, (size_t)all_limits[l].local_bytes);
+      if (values != expected) free(values);
+    }
+    free(expected);
+  }
+}
+END_TEST
+
+DEVICE_TEST_MAIN("gpu", every_device_gets_a_plan, every_device_reduces,
+                 long_sums_are_cut_by_the_shape_alone, one_launch_where_t_fits,
                  one_launch_where_all_groups_are_resident,
                  devices_without_local_memory_are_told_apart, few_groups_split_the_long_dimension,
                  every_group_size_is_right, one_launch_is_right_at_every_group_size,
-                 bits_depend_on_neither_rows_nor_split_nor_knobs, one_launch_gives_the_bits_of_two)
+                 bits_depend_on_neither_rows_nor_split_nor_knobs, one_launch_gives_the_bits_of_two,
+                 reduce_is_right_with_the_same_bits_at_every_group_size)

@@ -199,9 +199,13 @@ static float *run_with(clora_context *context, const struct clora__variant *row,
   ck_ok(clora__kernel_find(context, row->source, row->function, &knobs, &plan.kernel));
   if (plan.kernel->kernel == NULL) ck_ok(clora__kernel_build(context, plan.kernel));
   ck_ok(clora__chain_begin(context, context->queue, 0, NULL, true, &chain));
-  ck_ok(clora__plan_run(&chain, context, &plan, problem, (struct clora__scratch){0}));
+  size_t bytes = row->workspace_bytes != NULL ? row->workspace_bytes(problem) : 0;
+  struct clora__scratch scratch = {0};
+  if (bytes > 0) ck_ok(clora__buffer(context, bytes, &scratch.mem));
+  ck_ok(clora__plan_run(&chain, context, &plan, problem, scratch));
   ck_ok(clora__chain_end(&chain, CLORA_OK, &done));
   ck_ok(clora__wait_and_release(done));
+  if (bytes > 0) clReleaseMemObject(scratch.mem);
   ck_ok(clora__matrix_read(context, &problem->out, values));
   return values;
 }
@@ -217,12 +221,13 @@ static bool has_room(clora_context *context, const struct clora__variant *row,
 static void ck_same_bits(const struct clora__variant *row, size_t rows, size_t inner, size_t r,
                          size_t cols) {
   clora_context *context = context_of(NULL);
-  const struct layout dense = {0};
+  const struct layout dense = {0}, turned = {.transposed = true};
+  bool reduces = row == clora__reduce.variants[0];
   size_t depth = r > 0 ? r : inner;
   float *in = random_values(rows * inner, CLORA_F32, 1), *first = NULL;
   float *weight = random_values(depth * cols, CLORA_F32, 2);
   float *between = random_values(inner * depth, CLORA_F32, 3);
-  struct guarded x = guarded_create(context, rows, inner, dense, in);
+  struct guarded x = guarded_create(context, rows, inner, reduces ? turned : dense, in);
   struct guarded w = guarded_create(context, depth, cols, dense, weight);
   struct guarded a = guarded_create(context, inner, depth, dense, between);
   struct guarded y = guarded_create(context, rows, cols, dense, NULL);
@@ -268,12 +273,15 @@ START_TEST(no_knob_of_a_gpu_changes_a_bit) {
   if (suite_size() < NORMAL) return;
   const struct clora__variant *shrink = clora__shrink.variants[0];
   const struct clora__variant *expand = clora__expand.variants[0];
+  const struct clora__variant *reduce = clora__reduce.variants[0];
   const struct clora__variant *const *fused = clora__forward.variants;
   while (strcmp((*fused)->function, "fused_gpu") != 0) fused++;
   ck_same_bits(shrink, 5, 1100, 0, 21);
   ck_same_bits(shrink, 70, 1024, 0, 16);
   ck_same_bits(expand, 5, 21, 0, 300);
   ck_same_bits(expand, 70, 64, 0, 517);
+  ck_same_bits(reduce, 16, 300, 0, 200);
+  ck_same_bits(reduce, 129, 517, 0, 21);
   ck_same_bits(*fused, 70, 1100, 16, 200);
   ck_same_bits(*fused, 5, 600, 21, 131);
 }
