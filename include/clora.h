@@ -710,7 +710,8 @@ typedef struct clora_combine_part {
 /* The weighted sum of adapters: each layer that any of them has, A side by side and B one below the
  * other, so that the ranks add up. The first part's B keeps its values, the others' are multiplied
  * by what their weight * scale differs by, and rounded to f32; one adapter with weight 1 is itself.
- * Adapters over a changed base are taken as they are: PiSSA's conversion to the stock base is the
+ * The sum of adapters over a changed base belongs to that base too, unless their weights cancel, or
+ * another part has the weight that cancels them: PiSSA's conversion to the stock base is the
  * trained adapter less the initial one. */
 CLORA_API clora_status clora_adapter_combine(const clora_combine_part *parts, size_t count,
                                              clora_adapter **combined);

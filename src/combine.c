@@ -116,6 +116,47 @@ static clora_status add_tensor(const struct clora__host_tensor *tensor, clora_ad
   return CLORA_OK;
 }
 
+/* Whether the sum needs nothing of what `init` changed in the base: the parts over that base weigh
+ * nothing together, or the initial adapter is subtracted, which any part over the stock base may
+ * be. */
+static bool cancels(const clora_combine_part *parts, size_t count, const char *init) {
+  double weight = 0;
+  for (size_t n = 0; n < count; n++) {
+    const char *own = parts[n].adapter->host.changed_base;
+    if (own != NULL && strcmp(own, init) == 0) weight += parts[n].weight;
+  }
+  bool is_cancelled = weight == 0;
+  for (size_t n = 0; n < count; n++) {
+    bool is_stock = parts[n].adapter->host.changed_base == NULL;
+    is_cancelled = is_cancelled || (is_stock && parts[n].weight == -weight);
+  }
+  return is_cancelled;
+}
+
+static clora_status mark_base(const char *init, struct clora__host_adapter *sum) {
+  if (sum->changed_base != NULL) {
+    CHECK(strcmp(sum->changed_base, init) == 0, CLORA_UNSUPPORTED,
+          "the adapters are right over different bases, those that \"%s\" and \"%s\" changed",
+          QUOTE(sum->changed_base), QUOTE(init));
+    return CLORA_OK;
+  }
+  TRY(clora__allocate(strlen(init) + 1, 1, &sum->changed_base));
+  memcpy(sum->changed_base, init, strlen(init));
+  int failed = json_object_set_new(sum->config, "init_lora_weights", json_string(init));
+  CHECK(failed == 0, CLORA_OUT_OF_MEMORY, "no memory for the config");
+  return CLORA_OK;
+}
+
+/* The sum is right over a base that an initialisation changed where one of its parts is. */
+static clora_status mark_bases(const clora_combine_part *parts, size_t count,
+                               struct clora__host_adapter *sum) {
+  for (size_t n = 0; n < count; n++) {
+    const char *init = parts[n].adapter->host.changed_base;
+    if (init != NULL && !cancels(parts, count, init)) TRY(mark_base(init, sum));
+  }
+  return CLORA_OK;
+}
+
 static clora_status combine(const clora_combine_part *parts, size_t count, clora_adapter *sum) {
   for (size_t n = 0; n < count; n++) {
     const struct clora__host_adapter *host = &parts[n].adapter->host;
@@ -128,7 +169,7 @@ static clora_status combine(const clora_combine_part *parts, size_t count, clora
       json_object_del(sum->host.config, "init_lora_weights"); /* said of the parts alone */
     }
   }
-  return CLORA_OK;
+  return mark_bases(parts, count, &sum->host);
 }
 
 clora_status clora_adapter_combine(const clora_combine_part *parts, size_t count,

@@ -177,6 +177,9 @@ expect 0 resize sum --rank 4 -o small --json
 is_json output layers largest_r error largest_relative
 says out '"error": 3\.2768' '"largest_r": 4'
 expect 0 combine "$formats/pissa/raw" "$formats/pissa/start=-1" --changed-base -o converted
+expect 0 combine "$formats/pissa/raw" "$formats/pissa/raw=0" --changed-base -o changed
+expect 1 merge changed "$formats/pissa/converted/base.safetensors" -o no.safetensors
+says err 'changed/adapter_config.json: "init_lora_weights" is "pissa"'
 expect 0 merge converted "$formats/pissa/converted/base.safetensors" -o tuned.safetensors
 expect 0 extract "$formats/pissa/converted/base.safetensors" --tuned tuned.safetensors \
   --error 1e-5 -o extracted

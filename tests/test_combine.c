@@ -174,6 +174,45 @@ START_TEST(converts_pissa_by_a_difference) {
 }
 END_TEST
 
+/* What is right only over the changed base stays so, and the file says it. */
+START_TEST(a_sum_keeps_its_changed_base) {
+  clora_adapter *raw = load(FORMATS "pissa/raw"), *start = load(FORMATS "pissa/start");
+  clora_adapter *plain = load(FORMATS "plain"), *kohya = load(FORMATS "kohya/sd.safetensors");
+  const struct {
+    clora_combine_part parts[3];
+    const char *changed;
+  } cases[] = {
+      {{{raw, 1}, {raw, 0}, {plain, 0}}, "pissa"},    {{{raw, 1}, {raw, 1}, {plain, -1}}, "pissa"},
+      {{{plain, 1}, {raw, 1}, {plain, 1}}, "pissa"},  {{{kohya, 1}, {raw, 0.5}, {raw, 0}}, "pissa"},
+      {{{raw, 0.5}, {start, -1}, {raw, 0}}, "pissa"}, {{{raw, 1}, {start, -1}, {plain, 1}}, NULL},
+      {{{raw, 0}, {plain, 1}, {plain, 1}}, NULL},     {{{raw, 1}, {raw, -1}, {plain, 1}}, NULL},
+  };
+  for (size_t n = 0; n < sizeof cases / sizeof *cases; n++) {
+    clora_adapter *sum, *again;
+    ck_ok(clora_adapter_combine(cases[n].parts, 3, &sum));
+    ck_assert_pstr_eq(clora_adapter_changed_base(sum), cases[n].changed);
+    ck_ok(clora_adapter_save(sum, own("sum")));
+    if (cases[n].changed != NULL) {
+      ck_fails(clora_adapter_load(own("sum"), &again), CLORA_UNSUPPORTED, "is \"pissa\"");
+    } else {
+      ck_ok(clora_adapter_load(own("sum"), &again));
+      clora_adapter_destroy(again);
+    }
+    clora_adapter_destroy(sum);
+  }
+  clora_adapter *other = load(FORMATS "pissa/raw"), *sum;
+  memcpy(other->host.changed_base, "olora", sizeof "olora");
+  const clora_combine_part unlike[] = {{raw, 1}, {other, 1}};
+  ck_fails(clora_adapter_combine(unlike, 2, &sum), CLORA_UNSUPPORTED,
+           "those that \"pissa\" and \"olora\" changed");
+  clora_adapter_destroy(other);
+  clora_adapter_destroy(raw);
+  clora_adapter_destroy(start);
+  clora_adapter_destroy(plain);
+  clora_adapter_destroy(kohya);
+}
+END_TEST
+
 START_TEST(refuses_what_cannot_be_summed) {
   clora_adapter *dora = load(FORMATS "dora"), *whole = load(FORMATS "modules_to_save");
   clora_adapter *plain = load(FORMATS "plain"), *bias = load(FORMATS "all_linear"), *sum;
@@ -410,6 +449,7 @@ START_TEST(extracts_from_two_files) {
 END_TEST
 
 TEST_MAIN("combine", a_sum_is_the_sum, one_adapter_with_weight_one_is_itself,
-          converts_pissa_by_a_difference, refuses_what_cannot_be_summed,
-          compresses_as_well_as_can_be, resizing_to_the_same_rank_changes_nothing,
-          extracts_what_was_added, extracts_with_the_best_possible_error, extracts_from_two_files)
+          converts_pissa_by_a_difference, a_sum_keeps_its_changed_base,
+          refuses_what_cannot_be_summed, compresses_as_well_as_can_be,
+          resizing_to_the_same_rank_changes_nothing, extracts_what_was_added,
+          extracts_with_the_best_possible_error, extracts_from_two_files)
