@@ -798,6 +798,7 @@ typedef struct clora_match {
   const char *name;   /* the layer's or the carried tensor's; owned by the adapter */
   const char *tensor; /* the base's, and the file it lies in; owned by the base; may be NULL */
   const char *path;
+  bool weight_fits; /* the tensor is the layer's weight, also where its bias has no place */
   char reason[512]; /* of what is not applied */
 } clora_match;
 

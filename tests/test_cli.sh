@@ -320,6 +320,12 @@ says out ', DoRA, over its base$' '^error +0\.[0-9]+ of the bound: ok'
 expect 0 run "$bias" -l $layer.o_proj --base "$bias/base.safetensors" -x "$bias/x.npy" -o whole.npy \
   --expect "$bias/output.$layer.o_proj.npy" --json
 is_json layer base output ok
+expect 0 run "$bias" -l $layer.k_proj --base "$bias/base.safetensors" -x "$bias/x.npy" \
+  --expect "$bias/output.$layer.k_proj.npy" # the base has no bias there
+says out ', B has a bias, over its base$' 'of the bound: ok'
+expect 1 merge "$bias" "$bias/base.safetensors" -o no.safetensors
+says err 'B has a bias, and the base has no "model.layers.[01].self_attn.k_proj.bias" to add it to'
+absent no.safetensors
 expect 0 run "$bias" -l $layer.o_proj -x "$bias/x.npy" --expect "$bias/delta.$layer.o_proj.npy"
 says out ', B has a bias$'
 expect 0 run "$bias" -l $layer.o_proj -x "$bias/x.npy" --beta 1 --y whole.npy -o more.npy

@@ -24,7 +24,7 @@ static int read_tensors(struct tool *tool, const clora_base *files, const struct
                         struct run_base *base) {
   clora_match match;
   TOOL_CLORA(tool, clora_base_match(files, layer->adapter, layer->index, &match));
-  if (match.kind != CLORA_APPLIED) {
+  if (!match.weight_fits) { /* B's bias needs none of the base to be added to */
     return tool_fail(tool, TOOL_FAILURE, "layer %s: %s", layer->about.name, match.reason);
   }
   TOOL_CLORA(tool, clora_base_read(files, match.tensor, &base->w));

@@ -171,7 +171,8 @@ static void match_layer(const struct clora__base *base, const clora_adapter_laye
   if (match->tensor == NULL || match->kind != CLORA_APPLIED) return;
   check_shape(match, about);
   if (match->kind == CLORA_APPLIED) check_dtype(match, match->tensor->tensor);
-  if (match->kind == CLORA_APPLIED && about->has_bias) match_bias(base, about, match);
+  match->weight_fits = match->kind == CLORA_APPLIED;
+  if (match->weight_fits && about->has_bias) match_bias(base, about, match);
 }
 
 /* A tensor that was trained whole replaces the base's of its name. */

@@ -10,6 +10,7 @@ struct clora__match {
   clora_match_kind kind;
   const struct clora__base_tensor *tensor; /* the base's; NULL when none was found */
   const struct clora__base_tensor *bias;   /* of a layer with a bias of B */
+  bool weight_fits;                        /* also where the bias has no place */
   char reason[512];                        /* of what is not applied */
 };
 
