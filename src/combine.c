@@ -267,6 +267,17 @@ static clora_status add_extracted(clora_adapter *adapter, const char *name, size
   return CLORA_OK;
 }
 
+/* A matrix of `count` values in rows of `cols`. */
+static clora_status check_finite(const char *whose, const char *name, size_t count, size_t cols,
+                                 const float *values) {
+  for (size_t n = 0; n < count; n++) {
+    CHECK(isfinite(values[n]), CLORA_INVALID_ARGUMENT,
+          "%s: row %zu, column %zu of \"%s\" is %g, which has no nearest A B", whose, n / cols,
+          n % cols, QUOTE(name), (double)values[n]);
+  }
+  return CLORA_OK;
+}
+
 clora_status clora_adapter_extract(clora_adapter *adapter, const char *name, size_t d_in,
                                    size_t d_out, const float *base, const float *tuned,
                                    const clora_rank_options *options, clora_rank_report *report) {
@@ -278,6 +289,8 @@ clora_status clora_adapter_extract(clora_adapter *adapter, const char *name, siz
   CHECK(d_in > 0 && d_out > 0 && clora__multiply(d_in, d_out, &count), CLORA_INVALID_ARGUMENT,
         "a weight of %zu x %zu", d_in, d_out);
   TRY(clora__rank_check(options));
+  TRY(check_finite("the base", name, count, d_out, base));
+  TRY(check_finite("the tuned model", name, count, d_out, tuned));
   double *difference;
   struct clora__lowrank result;
   TRY(clora__allocate(count, sizeof *difference, &difference));
@@ -342,6 +355,13 @@ static clora_status extract_matrix(const struct clora__tensor *tensor, float *be
   return status;
 }
 
+static clora_status check_tensor(const clora_base *model, const struct clora__base_tensor *one,
+                                 const float *values) {
+  const struct clora__tensor *tensor = one->tensor;
+  return check_finite(model->files.paths[one->shard], tensor->name, tensor->count, tensor->shape[1],
+                      values);
+}
+
 static clora_status extract_tensor(const clora_base *base, const clora_base *tuned,
                                    const struct clora__base_tensor *one,
                                    const struct clora__base_tensor *other,
@@ -360,11 +380,13 @@ static clora_status extract_tensor(const clora_base *base, const clora_base *tun
   bool differs = status == CLORA_OK && memcmp(before, after, tensor->count * sizeof *before) != 0;
   bool is_layer = tensor->rank == 2 && has_ending(tensor->name, ".weight") &&
                   strstr(tensor->name, "embed") == NULL;
-  if (differs && is_layer) {
+  bool is_compressed = differs && is_layer;
+  if (is_compressed) status = check_tensor(base, one, before);
+  if (is_compressed && status == CLORA_OK) status = check_tensor(tuned, other, after);
+  if (is_compressed && status == CLORA_OK) {
     status = extract_matrix(tensor, before, after, options, adapter, report);
-  } else {
-    report->skipped += differs;
   }
+  report->skipped += differs && !is_layer;
   free(before);
   free(after);
   return status;

@@ -20,11 +20,11 @@
 #include "base/size.h"
 #include "base/status.h"
 
-#define LAPACK(call)                                                                        \
+#define LAPACK(lapack, routine, ...)                                                        \
   do {                                                                                      \
-    lapack_int lapack_info = (call);                                                        \
+    lapack_int lapack_info = (lapack)->routine(LAPACK_ROW_MAJOR, __VA_ARGS__);              \
     CHECK(lapack_info == 0, lapack_info > 0 ? CLORA_INVALID_ARGUMENT : CLORA_OUT_OF_MEMORY, \
-          "LAPACK: %s gave %d", #call, (int)lapack_info);                                   \
+          "LAPACK's %s gave %d", #routine, (int)lapack_info);                               \
   } while (0)
 
 /* ---- the library ---- */
@@ -127,9 +127,8 @@ static clora_status decompose(size_t rows, size_t cols, double *matrix, struct s
   TRY(clora__allocate(rows * count, sizeof(double), &svd->u));
   TRY(clora__allocate(count, sizeof(double), &svd->s));
   TRY(clora__allocate(count * cols, sizeof(double), &svd->vt));
-  LAPACK(lapack.dgesdd(LAPACK_ROW_MAJOR, 'S', (lapack_int)rows, (lapack_int)cols, matrix,
-                       (lapack_int)cols, svd->s, svd->u, (lapack_int)count, svd->vt,
-                       (lapack_int)cols));
+  LAPACK(&lapack, dgesdd, 'S', (lapack_int)rows, (lapack_int)cols, matrix, (lapack_int)cols, svd->s,
+         svd->u, (lapack_int)count, svd->vt, (lapack_int)cols);
   return CLORA_OK;
 }
 
@@ -273,7 +272,7 @@ static clora_status find_singular_values(const struct qr *qr, double *s) {
   struct lapack lapack;
   lapack_int p = (lapack_int)qr->p;
   TRY(open_lapack(&lapack));
-  LAPACK(lapack.dgesdd(LAPACK_ROW_MAJOR, 'N', p, p, qr->r, p, s, NULL, p, NULL, p));
+  LAPACK(&lapack, dgesdd, 'N', p, p, qr->r, p, s, NULL, p, NULL, p);
   return CLORA_OK;
 }
 

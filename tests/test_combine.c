@@ -351,6 +351,10 @@ START_TEST(extracts_what_was_added) {
   ck_fails(clora_adapter_extract(found, "p", d_in, d_out, base, tuned,
                                  &(clora_rank_options){.r = 2}, NULL),
            CLORA_INVALID_ARGUMENT, "\"p\" is no name for a new layer");
+  tuned[d_out + 2] = NAN;
+  ck_fails(clora_adapter_extract(found, "q", d_in, d_out, base, tuned,
+                                 &(clora_rank_options){.r = 2}, NULL),
+           CLORA_INVALID_ARGUMENT, "the tuned model: row 1, column 2 of \"q\" is nan");
   free(delta);
   free(again);
   free(base);
@@ -406,6 +410,16 @@ static double norm_of_tensor(const clora_base *base, const char *layer) {
   return sqrt(sum);
 }
 
+/* The last value of the file becomes NaN. */
+static void spoil(const char *path, const char *spoiled) {
+  static const unsigned char nan_bytes[] = {0, 0, 0xc0, 0x7f};
+  size_t bytes;
+  char *file = read_file(path, &bytes);
+  memcpy(file + bytes - sizeof nan_bytes, nan_bytes, sizeof nan_bytes);
+  write_file(spoiled, file, bytes);
+  free(file);
+}
+
 /* Two bases as files: layers of the weights that differ, the rest is told. The merged weight is
  * rounded to f32, and of the difference the asked for share may be left out. */
 START_TEST(extracts_from_two_files) {
@@ -441,6 +455,17 @@ START_TEST(extracts_from_two_files) {
   ck_ok(clora_base_open(unlike, 1, &other));
   ck_fails(clora_base_extract(base, other, &(clora_rank_options){.r = 4}, &found, &report),
            CLORA_INVALID_ARGUMENT, "is not in the tuned model");
+  clora_base *spoiled;
+  const char *with_nan[] = {own("spoiled.safetensors")};
+  spoil(merged[0], with_nan[0]);
+  ck_ok(clora_base_open(with_nan, 1, &spoiled));
+  ck_fails(
+      clora_base_extract(base, spoiled, &most, &found, &report), CLORA_INVALID_ARGUMENT,
+      "spoiled.safetensors: row 11, column 23 of \"model.layers.0.self_attn.v_proj.weight\" is "
+      "nan");
+  ck_fails(clora_base_extract(spoiled, base, &most, &found, &report), CLORA_INVALID_ARGUMENT,
+           "spoiled.safetensors: row ");
+  clora_base_close(spoiled);
   clora_base_close(other);
   clora_base_close(base);
   clora_base_close(tuned);
