@@ -173,6 +173,14 @@ expect 0 inspect sum
 says out '^encoder.proj +30 +22 +9 '
 expect 2 resize sum -o small
 says err '--rank or --error is missing'
+for error in 0 -0.5 1; do
+  expect 2 resize sum -o small --error $error
+  says err "--error is $error, not above 0 and below 1"
+  expect 2 combine "$sums/a" "$sums/b" -o small --error $error
+done
+expect 2 resize sum -o small --rank 2 --error .1
+says err '--rank is 2 and --error is 0.1, one of them is expected'
+absent small
 expect 0 resize sum --rank 4 -o small --json
 is_json output layers largest_r error largest_relative
 says out '"error": 3\.2768' '"largest_r": 4'

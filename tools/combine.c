@@ -44,7 +44,7 @@ static int combine(struct tool *tool, const struct tool_ranks *request,
 
 int run_combine(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
-  struct tool_ranks request = {.rank = 0};
+  struct tool_ranks request = TOOL_RANKS_NONE;
   static struct tool_operands others;
   const struct tool_option options[] = {TOOL_RANKS_OPTIONS(request)};
   const struct tool_usage usage = {

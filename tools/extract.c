@@ -26,7 +26,7 @@ static int open_model(struct tool *tool, const char *path, clora_base **base) {
 
 int run_extract(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
-  struct tool_ranks request = {.rank = 0};
+  struct tool_ranks request = TOOL_RANKS_NONE;
   const char *tuned_path = NULL;
   const struct tool_option options[] = {{0, "tuned", "MODEL", "the model that was tuned from BASE",
                                          TOOL_TEXT, &tuned_path, TOOL_REQUIRED},

@@ -2,17 +2,26 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ranks.h"
 
+#include <math.h>
+
 int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool is_required) {
-  bool is_none = request->rank == 0 && request->error == 0;
-  if (is_none && is_required) return tool_fail(tool, TOOL_USAGE, "--rank or --error is missing");
-  if (request->error < 0 || request->error >= 1) {
-    return tool_fail(tool, TOOL_USAGE, "--error is %g, not from 0 to below 1", request->error);
+  bool has_rank = request->rank > 0, has_error = !isnan(request->error);
+  if (is_required && !has_rank && !has_error) {
+    return tool_fail(tool, TOOL_USAGE, "--rank or --error is missing");
+  }
+  if (has_rank && has_error) {
+    return tool_fail(tool, TOOL_USAGE, "--rank is %llu and --error is %g, one of them is expected",
+                     (unsigned long long)request->rank, request->error);
+  }
+  if (has_error && (request->error <= 0 || request->error >= 1)) {
+    return tool_fail(tool, TOOL_USAGE, "--error is %g, not above 0 and below 1", request->error);
   }
   return TOOL_OK;
 }
 
 clora_rank_options tool_ranks_options(const struct tool_ranks *request) {
-  return (clora_rank_options){.r = (size_t)request->rank, .error = request->error};
+  return (clora_rank_options){.r = (size_t)request->rank,
+                              .error = isnan(request->error) ? 0 : request->error};
 }
 
 int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
@@ -50,7 +59,7 @@ int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
 int tool_ranks_finish(struct tool *tool, const struct tool_ranks *request, clora_adapter *adapter) {
   const clora_rank_options options = tool_ranks_options(request);
   clora_rank_report report;
-  bool compresses = request->rank > 0 || request->error > 0;
+  bool compresses = options.r > 0 || options.error > 0;
   if (compresses) TOOL_CLORA(tool, clora_adapter_resize(adapter, &options, &report));
   TOOL_CLORA(tool, clora_adapter_save(adapter, request->output));
   return tool_ranks_print(tool, request, adapter, compresses ? &report : NULL);

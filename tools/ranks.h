@@ -3,14 +3,19 @@
 #ifndef CLORA_TOOL_RANKS_H
 #define CLORA_TOOL_RANKS_H
 
+#include <math.h>
+
 #include "tool.h"
 
 /* What the three commands are asked. */
 struct tool_ranks {
   const char *first, *output;
   uint64_t rank;
-  double error;
+  double error; /* NaN: not given, as the rank 0 */
 };
+
+#define TOOL_RANKS_NONE \
+  { .error = NAN }
 
 int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool is_required);
 clora_rank_options tool_ranks_options(const struct tool_ranks *request);

@@ -5,7 +5,7 @@
 
 int run_resize(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
-  struct tool_ranks request = {.rank = 0};
+  struct tool_ranks request = TOOL_RANKS_NONE;
   const struct tool_option options[] = {TOOL_RANKS_OPTIONS(request)};
   const struct tool_usage usage = {
       .synopsis = "ADAPTER -o OUT --rank R | --error E",
