@@ -404,6 +404,14 @@ START_TEST(refuses_bases_that_disagree) {
            "both hold the tensor \"model.m.q.weight\"");
   const char *folder = own_folder;
   ck_fails(clora__base_open(&folder, 1, &base), CLORA_BAD_FILE, "a folder with neither");
+  const char *zip = FORMATS "pickle/adapter_model.bin";
+  ck_fails(clora__base_open(&zip, 1, &base), CLORA_UNSUPPORTED,
+           "adapter_model.bin: a pickle, which can run code, is never opened; convert it");
+  const char *bare = write_file(own("model.pt"), "\x80\x02}q\0.", 6);
+  ck_fails(clora__base_open(&bare, 1, &base), CLORA_UNSUPPORTED,
+           "safetensors.torch.save_file(torch.load(FILE, weights_only=True)");
+  const char *cut = write_file(own("cut.safetensors"), "\x80\2\0\0\0\0\0\0{}", 10);
+  ck_fails(clora__base_open(&cut, 1, &base), CLORA_BAD_FILE, "cut.safetensors");
 }
 END_TEST
 
@@ -433,7 +441,8 @@ START_TEST(refuses_what_does_not_fit) {
       {"{" ENTRY("m.q.weight", "U8", "[2,3]", "[0,6]") "}", 6, CLORA_MISFIT,
        "is U8, and F32, F16 or BF16 can be merged into: a quantised weight would be rounded"},
       {"{" ENTRY("m.q.weight", "F8_E4M3", "[2,3]", "[0,6]") "}", 6, CLORA_MISFIT, "is F8_E4M3"},
-      {"{" ENTRY("m.q.weight", "F64", "[2,3]", "[0,48]") "}", 48, CLORA_MISFIT, "is F64"},
+      {"{" ENTRY("m.q.weight", "F64", "[2,3]", "[0,48]") "}", 48, CLORA_MISFIT,
+       "is F64, and F32, F16 or BF16 can be merged into"},
       {"{" ENTRY("m.q.qweight", "I32", "[2,3]", "[0,24]") "}", 24, CLORA_MISFIT,
        "the base is quantised there (\"m.q.qweight\")"},
       {"{" ENTRY("m.q.weight", "BF16", "[2,3]", "[0,12]") "," ENTRY("m.q.weight_scale", "F32",
@@ -451,6 +460,8 @@ START_TEST(refuses_what_does_not_fit) {
     ck_assert_msg(match.kind == rows[n].kind, "row %zu: %s", n, match.reason);
     ck_assert_msg(strstr(match.reason, rows[n].words) != NULL, "\"%s\" does not say \"%s\"",
                   match.reason, rows[n].words);
+    bool is_float = strstr(rows[n].header, "\"F64\"") != NULL;
+    ck_assert(!is_float || strstr(match.reason, "quantised") == NULL);
     clora_status status = clora__merge(&adapter, &base, own("out.safetensors"), NULL, NULL);
     ck_assert_int_eq(status, rows[n].kind == CLORA_APPLIED ? CLORA_OK : CLORA_UNSUPPORTED);
     ck_assert_int_eq(access(own("out.safetensors"), F_OK) == 0, status == CLORA_OK);

@@ -154,7 +154,9 @@ static clora_status open_shards(struct clora__base *base, size_t count) {
             CLORA_INVALID_ARGUMENT, "%s and %s: two shards of one name", base->paths[other],
             base->paths[n]);
     }
-    TRY(clora__safetensors_open(base->paths[n], &base->shards[n]));
+    clora_status status = clora__safetensors_open(base->paths[n], &base->shards[n]);
+    if (status == CLORA_BAD_FILE) TRY(clora__refuse_pickle(base->paths[n]));
+    TRY(status);
     base->shard_count = n + 1;
   }
   return collect(base);

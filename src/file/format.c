@@ -14,6 +14,7 @@
 #include "file/kohya.h"
 #include "file/pair.h"
 #include "file/peft.h"
+#include "file/safetensors.h"
 
 /* The first row that recognises a path loads it; the first whose ending a path has saves it. */
 static const struct format {
@@ -33,13 +34,6 @@ static const struct format {
 
 #define FORMAT_COUNT (sizeof formats / sizeof *formats)
 
-/* A zip archive, as torch.save() writes it, or a bare pickle. */
-static bool is_pickle(const struct clora__file *file) {
-  unsigned char start[2] = {0};
-  if (file->size_bytes < 2 || clora__file_read(file, 0, start, 2) != CLORA_OK) return false;
-  return (start[0] == 'P' && start[1] == 'K') || (start[0] == 0x80 && start[1] <= 5);
-}
-
 /* Says what lies at a path that no format recognises. */
 static clora_status fail_unrecognised(const char *path) {
   static const char expected[] =
@@ -49,14 +43,7 @@ static clora_status fail_unrecognised(const char *path) {
         "%s: a folder without a readable adapter_config.json; %s (an adapter that is not named "
         "default lies in a subfolder of its name)",
         path, expected);
-  struct clora__file file;
-  TRY(clora__file_open(path, &file));
-  bool pickled = is_pickle(&file);
-  clora__file_close(&file);
-  CHECK(!pickled, CLORA_UNSUPPORTED,
-        "%s: a pickle, which can run code, is never opened; convert it where you trust it: "
-        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"FILE.safetensors\")",
-        path);
+  TRY(clora__refuse_pickle(path));
   FAIL(CLORA_BAD_FILE, "%s: a file of no known format; %s", path, expected);
 }
 

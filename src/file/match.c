@@ -102,11 +102,12 @@ static const char *find_quantised(const struct clora__base *base, const char *mo
 static void check_dtype(struct clora__match *match, const struct clora__tensor *tensor) {
   enum clora__number number = tensor->number;
   if (number == CLORA__F32 || number == CLORA__F16 || number == CLORA__BF16) return;
-  refuse(match, CLORA_MISFIT,
-         "the base's \"%s\" is %s, and F32, F16 or BF16 can be merged into: a quantised weight "
-         "would be rounded again to its few bits, which loses the adapter; merge into the base "
-         "before it was quantised",
-         QUOTE(tensor->name), tensor->dtype);
+  refuse(match, CLORA_MISFIT, "the base's \"%s\" is %s, and F32, F16 or BF16 can be merged into%s",
+         QUOTE(tensor->name), tensor->dtype,
+         number == CLORA__F64
+             ? ""
+             : ": a quantised weight would be rounded again to its few bits, which loses the "
+               "adapter; merge into the base before it was quantised");
 }
 
 static bool has_shape(const struct clora__tensor *tensor, size_t rows, size_t cols) {

@@ -245,6 +245,26 @@ void clora__safetensors_close(struct clora__safetensors *opened) {
   *opened = (struct clora__safetensors){0};
 }
 
+/* Behind a bare pickle's version comes an opcode, never 0, as it does in the length of a
+ * safetensors header below 64 KB. */
+static bool is_pickle(const struct clora__file *file) {
+  unsigned char start[4] = {0};
+  if (file->size_bytes < 4 || clora__file_read(file, 0, start, 4) != CLORA_OK) return false;
+  return memcmp(start, "PK\3\4", 4) == 0 || (start[0] == 0x80 && start[1] <= 5 && start[2] != 0);
+}
+
+clora_status clora__refuse_pickle(const char *path) {
+  struct clora__file file;
+  TRY(clora__file_open(path, &file));
+  bool pickled = is_pickle(&file);
+  clora__file_close(&file);
+  CHECK(!pickled, CLORA_UNSUPPORTED,
+        "%s: a pickle, which can run code, is never opened; convert it where you trust it: "
+        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"FILE.safetensors\")",
+        path);
+  return CLORA_OK;
+}
+
 const struct clora__tensor *clora__safetensors_find(const struct clora__safetensors *opened,
                                                     const char *name) {
   struct clora__tensor key = {.name = name};

@@ -31,6 +31,10 @@ struct clora__safetensors {
 clora_status clora__safetensors_open(const char *path, struct clora__safetensors *opened);
 void clora__safetensors_close(struct clora__safetensors *opened);
 
+/* CLORA_UNSUPPORTED, with the way to convert it, where a pickle lies at the path: a zip archive as
+ * torch.save() writes it, or a bare pickle. For files that are not what was expected. */
+clora_status clora__refuse_pickle(const char *path);
+
 /* The tensor with this name; NULL when there is none. */
 const struct clora__tensor *clora__safetensors_find(const struct clora__safetensors *opened,
                                                     const char *name);
