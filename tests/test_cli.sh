@@ -132,11 +132,16 @@ says err '--output is missing'
 expect 0 merge "$formats/dora" "$formats/dora/base.safetensors" -o merged.safetensors
 says out '^merged    4 layers into 3072 weights$' '^rounding  0 of them' 'MB/s$'
 expect 0 merge "$formats/dora" "$formats/dora/base.safetensors" -o again.safetensors --json
-is_json layers elements unmoved largest_loss bytes
+is_json layers elements unmoved not_finite largest_loss bytes
 cmp -s merged.safetensors again.safetensors || fail "two merges differ"
 expect 1 merge "$formats/dora" "$formats/fan_in_fan_out/base.safetensors" -o no.safetensors
 says err 'layer "model.layers.0.mlp.down_proj" cannot be merged: the base has no tensor'
 absent no.safetensors
+stock=$formats/pissa/converted
+head -c -4 "$stock/base.safetensors" >spoiled.safetensors
+printf '\x00\x00\xc0\x7f' >>spoiled.safetensors
+expect 0 merge "$stock" spoiled.safetensors -o nan.safetensors
+says out '^base      1 of its values there are infinite or NaN, and stay so$'
 expect 1 merge "$formats/dora" merged.safetensors -o merged.safetensors
 says err 'is the base itself'
 

@@ -275,6 +275,41 @@ START_TEST(tells_what_rounding_undid) {
 }
 END_TEST
 
+/* What is no number in the base stays as it is, and is told. */
+START_TEST(tells_what_is_not_finite) {
+  static const unsigned char nan_bytes[] = {1, 0, 0xc0, 0x7f},
+                             infinity_bytes[] = {0, 0, 0x80, 0xff};
+  static const clora_adapter_layer about = {
+      .name = "m.q", .d_in = 3, .d_out = 2, .r = 1, .alpha = 1, .scale = 1, .has_bias = true};
+  struct clora__host_adapter adapter = {0};
+  struct clora__host_layer *layer;
+  clora_merge_report report;
+  size_t bytes;
+  ck_ok(clora__host_add(&adapter, &about, &layer));
+  for (size_t n = 0; n < 3; n++) layer->a[n] = 1;
+  for (size_t n = 0; n < 2; n++) layer->b[n] = layer->bias[n] = 1;
+  const char *path = write_safetensors(own("base.safetensors"),
+                                       "{" ENTRY("m.q.weight", "F32", "[2,3]", "[0,24]") "," ENTRY(
+                                           "m.q.bias", "F32", "[2]", "[24,32]") "}",
+                                       32);
+  char *file = read_file(path, &bytes);
+  memcpy(file + bytes - 28, nan_bytes, 4);
+  memcpy(file + bytes - 12, infinity_bytes, 4);
+  memcpy(file + bytes - 8, infinity_bytes, 4);
+  write_file(path, file, bytes);
+  free(file);
+  ck_ok(merge_into(&adapter, path, own("out.safetensors"), &report));
+  ck_assert_uint_eq(report.elements, 6);
+  ck_assert_uint_eq(report.not_finite, 3);
+  file = read_file(own("out.safetensors"), &bytes);
+  ck_assert_mem_eq(file + bytes - 28, nan_bytes, 4);
+  ck_assert_mem_eq(file + bytes - 12, infinity_bytes, 4);
+  ck_assert_mem_eq(file + bytes - 8, infinity_bytes, 4);
+  free(file);
+  clora__host_free(&adapter);
+}
+END_TEST
+
 static clora_status carry(struct clora__host_adapter *adapter, const char *name, const char *dtype,
                           size_t rank, size_t count) {
   clora_adapter_tensor about = {
@@ -576,7 +611,7 @@ START_TEST(survives_every_fault) {
 END_TEST
 
 TEST_MAIN("merge", merges_with_one_rounding, merges_into_a_transposed_base_as_peft_does,
-          merged_gives_what_unmerged_gave, tells_what_rounding_undid,
+          merged_gives_what_unmerged_gave, tells_what_rounding_undid, tells_what_is_not_finite,
           writes_tensors_trained_whole_instead, adds_a_bias_of_b, merges_shards_into_a_folder,
           refuses_bases_that_disagree, refuses_what_does_not_fit, matches_kohya_names,
           leaves_the_base_alone, can_be_stopped, survives_every_fault)

@@ -44,10 +44,11 @@ static int print_report(struct tool *tool, const char *output, const clora_merge
     return tool_print_json(
         tool,
         json_pack(
-            "{so, sI, sI, so, so, so, so, so, so}", "output", tool_json_text(output), "layers",
+            "{so, sI, sI, so, so, so, so, so, so, so}", "output", tool_json_text(output), "layers",
             (json_int_t)report->layers, "replaced", (json_int_t)report->replaced, "elements",
             tool_json_number(report->elements), "unmoved", tool_json_number(report->unmoved),
-            "largest_loss", tool_json_real(report->largest_loss), "largest_loss_layer",
+            "not_finite", tool_json_number(report->not_finite), "largest_loss",
+            tool_json_real(report->largest_loss), "largest_loss_layer",
             report->largest_loss_layer ? tool_json_text(report->largest_loss_layer) : json_null(),
             "bytes", tool_json_number(report->bytes), "seconds", tool_json_real(seconds)));
   }
@@ -59,6 +60,10 @@ static int print_report(struct tool *tool, const char *output, const clora_merge
   if (report->largest_loss_layer != NULL) {
     printf("\n          at most %.3g of a layer's change was lost, in ", report->largest_loss);
     tool_put(stdout, report->largest_loss_layer);
+  }
+  if (report->not_finite > 0) {
+    printf("\nbase      %.0f of its values there are infinite or NaN, and stay so",
+           (double)report->not_finite);
   }
   printf("\nwrote     ");
   tool_put(stdout, output);

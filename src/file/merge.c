@@ -109,7 +109,7 @@ struct rows {
   float *before, *stored; /* [cols] */
   unsigned char *bytes;   /* [cols]: the merged row in the base's dtype */
   double lost, wanted;    /* sums of squares: what rounding lost, what should have been added */
-  uint64_t unmoved;
+  uint64_t unmoved, not_finite;
 };
 
 static clora_status transpose_a(const clora_adapter_layer *about, const float *a, float **turned) {
@@ -211,6 +211,7 @@ static clora_status merge_row(struct rows *rows, size_t i, unsigned char *bytes)
   compute_row(rows, i, bytes);
   for (size_t k = 0; k < rows->cols; k++) {
     double before = (double)rows->before[k], wanted = rows->after[k] - before;
+    rows->not_finite += !isfinite(before);
     if (wanted == 0 || !isfinite(before)) {
       memcpy(rows->bytes + k * size, bytes + k * size, size);
       continue;
@@ -257,6 +258,7 @@ static void count_layer(const struct merge *merge, const struct rows *rows) {
   report->layers++;
   report->elements += (uint64_t)rows->rows * rows->cols;
   report->unmoved += rows->unmoved;
+  report->not_finite += rows->not_finite;
   if (loss <= report->largest_loss) return;
   report->largest_loss = loss;
   report->largest_loss_layer = rows->layer->about.name;
@@ -321,6 +323,7 @@ static clora_status merge_bias(struct merge *merge, const struct change *change,
   clora_status status = clora__safetensors_read(shard, tensor, values);
   for (size_t o = 0; status == CLORA_OK && o < about->d_out; o++) {
     double bias = about->scale * (double)change->layer->bias[o];
+    merge->report->not_finite += !isfinite(values[o]);
     values[o] = clora__dtype_narrow(dtype, (double)values[o] + bias);
   }
   if (status == CLORA_OK) {
