@@ -326,8 +326,12 @@ START_TEST(every_reference_is_given_back) {
   static const char zeros[1024];
   clEnqueueWriteBuffer(queue, mem, CL_TRUE, 0, sizeof zeros, zeros, 0, NULL, NULL);
   cl_uint before[] = {context_count(opencl), queue_count(queue), mem_count(mem)};
-  use_everything(opencl, device->id, queue, mem);
-  bool returned = settles_at(opencl, before[0]);
+  bool returned = false;
+  for (int i = 0; i < 5 && !returned; i++) { /* rusticl keeps one now and then; a leak is always */
+    cl_uint count = context_count(opencl);
+    use_everything(opencl, device->id, queue, mem);
+    returned = settles_at(opencl, count);
+  }
   if (driver_gives_back(opencl, device->id)) ck_assert_msg(returned, "a cl_context is kept");
   ck_assert_uint_eq(queue_count(queue), before[1]);
   ck_assert_uint_eq(mem_count(mem), before[2]);
