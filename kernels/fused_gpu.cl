@@ -3,13 +3,11 @@
 //
 //   x = in [rows, inner]   A = a [inner, r]   B = weight [r, cols]   y = out [rows, cols]
 //
-//            inner          r            4 COLS           For t the group stands in LANES = 4
-//            layers
-//         +---------+     +---+      +---+---+---+---     of COLS columns, as slices_gpu.clh draws
-//    tile |    x    |  -> | t |  ->  | y |   |   |        it; for y they stand side by side. So an
-//    rows |         |     |   |      |   |   |   |        item has ROWS x 4 sums of both, and a row
-//         +---------+     +---+      +---+---+---+---     of y is written 4 COLS elements at a
-//         time.
+//            inner          r            4 COLS         For t the group stands in LANES = 4 layers
+//         +---------+     +---+      +---+---+---+---   of COLS columns, as slices_gpu.clh draws
+//    tile |    x    |  -> | t |  ->  | y |   |   |      it; for y they stand side by side. So an
+//    rows |         |     |   |      |   |   |   |      item has ROWS x 4 sums of both, and a row
+//         +---------+     +---+      +---+---+---+---   of y is written 4 COLS at a time.
 //
 // The order of every sum is that of shrink_gpu and expand_gpu, and so are the bits. t is
 // written to in_sum where the caller wants it. x, A, B and y are read and written as often as in

@@ -39,8 +39,7 @@
 #define NARROW IN
 #endif
 
-// narrow [depth, height] to band, tile by tile: [tiles][CHUNK][ROWS], with zeros up to a whole
-// tile.
+// narrow [depth, height] to band, tile by tile: [tiles][CHUNK][ROWS], zeros up to a whole tile.
 static void pack_band(__global const TYPE(NARROW) * from, ulong step, ulong row_step, uint depth,
                       uint height, __private float *band) {
   for (uint row = 0; row < height; row += ROWS, band += CHUNK * ROWS) {

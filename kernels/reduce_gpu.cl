@@ -2,13 +2,11 @@
 //
 //   x^T = in [rows, inner]   w = weight [inner, cols]   out [rows, cols], f32
 //
-//          tile rows        COLS        Both lie along the sum as they are stored: a step of it is
-//         +---------+    +---------+    STEP rows of x and of w, read side by side and kept in
-//         local
+//          tile rows        COLS        Both lie along the sum as they are stored: a step is STEP
+//         +---------+    +---------+    rows of x and of w, read side by side and kept in local
 //   STEP  |    x    |    |    w    |    memory as f32. An item has ROWS x 4 sums in registers; one
-//         +---------+    +---------+    row of the tiles gives it ROWS values of x and a float4 of
-//         w
-//              |              |         for 4 ROWS multiply-adds. Its rows lie in fours, of which
+//         +---------+    +---------+    row of the tiles gives it ROWS values of x and 4 of w for
+//              |              |         4 ROWS multiply-adds. Its rows lie in fours, of which
 //              +---- out -----+         those of neighbours are neighbours.
 //
 // The output is small and the sum long, so the sum is cut into slices, by the shape alone, and each

@@ -104,3 +104,14 @@ struct clora__grid clora__gpu_grid(const struct clora__problem *problem,
                                     clora__knob_value(&kernel->knobs, "COLS"));
   return (struct clora__grid){{groups * group, clora__max(problem->out_parts, 1)}, {group, 1}};
 }
+
+void clora__gpu_shapes(const struct clora__problem *problem, const size_t *rows,
+                       const size_t *inners, const size_t *cols, size_t count,
+                       struct clora__problem *shapes) {
+  for (size_t n = 0; n < count; n++) {
+    shapes[n] = *problem;
+    shapes[n].in.rows = shapes[n].out.rows = rows[n];
+    shapes[n].in.cols = shapes[n].weight.rows = inners[n];
+    shapes[n].weight.cols = shapes[n].out.cols = cols[n];
+  }
+}

@@ -53,6 +53,11 @@ size_t clora__gpu_tile_rows(const struct clora__knobs *knobs, unsigned layers);
 struct clora__grid clora__gpu_grid(const struct clora__problem *problem,
                                    const struct clora__kernel *kernel, unsigned layers);
 
+/* Problems like this one of rows[n] x inners[n] x cols[n]. */
+void clora__gpu_shapes(const struct clora__problem *problem, const size_t *rows,
+                       const size_t *inners, const size_t *cols, size_t count,
+                       struct clora__problem *shapes);
+
 /* The number of tiles. */
 size_t clora__gpu_groups(const struct clora__problem *problem, size_t tile_rows, size_t tile_cols);
 

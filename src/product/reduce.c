@@ -93,12 +93,7 @@ static size_t gpu_shapes(const struct clora__knobs *knobs, const struct clora__p
   const size_t rows[] = {h + 1, 2 * h, 1, h, h / 2 + 1, 2 * h + 3};
   const size_t cols[] = {w, w / 2 + 1, 2 * w + 3, w - 1, 2 * w, 1};
   size_t count = clora__min(limit, sizeof inners / sizeof *inners);
-  for (size_t i = 0; i < count; i++) {
-    shapes[i] = *problem;
-    shapes[i].in.rows = shapes[i].out.rows = rows[i];
-    shapes[i].in.cols = shapes[i].weight.rows = inners[i];
-    shapes[i].weight.cols = shapes[i].out.cols = cols[i];
-  }
+  clora__gpu_shapes(problem, rows, inners, cols, count, shapes);
   return count;
 }
 
