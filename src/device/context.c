@@ -96,6 +96,7 @@ static clora_status open_context(clora_context *context, const clora_context_opt
 
 static void close_context(clora_context *context) {
   clora__kernels_destroy(context->kernels);
+  clora__programs_destroy(context->programs);
   clora__tunings_destroy(context->tunings);
   if (context->one != NULL) clReleaseMemObject(context->one);
   if (context->queue != NULL) clReleaseCommandQueue(context->queue);

@@ -25,7 +25,8 @@ struct clora_context {
   char variant[32]; /* the only variant that may serve; empty: any */
   long process;     /* the process that made it */
   atomic_int references;
-  pthread_mutex_t mutex; /* guards kernels, and what is added to tunings */
+  pthread_mutex_t mutex; /* guards programs and kernels, and what is added to tunings */
+  struct clora__program *programs;
   struct clora__kernel *kernels;
   _Atomic(struct clora__tuning *) tunings;
   atomic_bool has_tunings; /* those of the store were read */

@@ -122,18 +122,56 @@ static clora_status fail_build(const clora_context *context, cl_program program,
   return status;
 }
 
-clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel) {
-  char knobs[512], options[640];
-  clora__knobs_options(&kernel->knobs, knobs, sizeof knobs);
-  snprintf(options, sizeof options, "-cl-std=CL1.2 %s", knobs);
-  const char *sources[] = {clora__source_common, kernel->source};
-  CL_MAKE(kernel->program, clCreateProgramWithSource, context->opencl, 2, sources, NULL);
+static clora_status build(clora_context *context, const char *source, const char *options,
+                          cl_program *program) {
+  const char *sources[] = {clora__source_common, source};
+  CL_MAKE(*program, clCreateProgramWithSource, context->opencl, 2, sources, NULL);
   cl_int code = clora__fault()
                     ? CL_OUT_OF_HOST_MEMORY
-                    : clBuildProgram(kernel->program, 1, &context->device.id, options, NULL, NULL);
+                    : clBuildProgram(*program, 1, &context->device.id, options, NULL, NULL);
   if (clora__opencl_status(code) == CLORA_OUT_OF_MEMORY) CL_RAISE(code, "clBuildProgram");
-  if (code != CL_SUCCESS) return fail_build(context, kernel->program, code);
-  CL_MAKE(kernel->kernel, clCreateKernel, kernel->program, kernel->function);
+  return code == CL_SUCCESS ? CLORA_OK : fail_build(context, *program, code);
+}
+
+static cl_program find_program(clora_context *context, const char *source, const char *options) {
+  pthread_mutex_lock(&context->mutex);
+  const struct clora__program *list = context->programs;
+  while (list != NULL && (list->source != source || strcmp(list->options, options) != 0)) {
+    list = list->next;
+  }
+  pthread_mutex_unlock(&context->mutex);
+  return list != NULL ? list->program : NULL;
+}
+
+/* Built here, and kept: kernels that differ in what the compiler does not see share it. Two threads
+ * may build the same one, then both are kept. */
+static clora_status make_program(clora_context *context, const char *source, const char *options,
+                                 cl_program *program) {
+  struct clora__program *made;
+  TRY(clora__allocate(1, sizeof *made, &made));
+  clora_status status = build(context, source, options, &made->program);
+  if (status != CLORA_OK) {
+    if (made->program != NULL) clReleaseProgram(made->program);
+    free(made);
+    return status;
+  }
+  made->source = source;
+  snprintf(made->options, sizeof made->options, "%s", options);
+  pthread_mutex_lock(&context->mutex);
+  made->next = context->programs;
+  context->programs = made;
+  pthread_mutex_unlock(&context->mutex);
+  *program = made->program;
+  return CLORA_OK;
+}
+
+clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel) {
+  char knobs[512], options[CLORA__OPTIONS_LIMIT];
+  clora__knobs_options(&kernel->knobs, knobs, sizeof knobs);
+  snprintf(options, sizeof options, "-cl-std=CL1.2 %s", knobs);
+  cl_program program = find_program(context, kernel->source, options);
+  if (program == NULL) TRY(make_program(context, kernel->source, options, &program));
+  CL_MAKE(kernel->kernel, clCreateKernel, program, kernel->function);
   CL(clGetKernelWorkGroupInfo, kernel->kernel, context->device.id, CL_KERNEL_WORK_GROUP_SIZE,
      sizeof kernel->group_size, &kernel->group_size, NULL);
   return CLORA_OK;
@@ -141,9 +179,16 @@ clora_status clora__kernel_build(clora_context *context, struct clora__kernel *k
 
 void clora__kernel_unbuild(struct clora__kernel *kernel) {
   if (kernel->kernel != NULL) clReleaseKernel(kernel->kernel);
-  if (kernel->program != NULL) clReleaseProgram(kernel->program);
   kernel->kernel = NULL;
-  kernel->program = NULL;
+}
+
+void clora__programs_destroy(struct clora__program *programs) {
+  while (programs != NULL) {
+    struct clora__program *next = programs->next;
+    clReleaseProgram(programs->program);
+    free(programs);
+    programs = next;
+  }
 }
 
 void clora__kernels_destroy(struct clora__kernel *kernels) {

@@ -6,6 +6,7 @@
 #include "device/context.h"
 
 #define CLORA__KNOB_LIMIT 8
+#define CLORA__OPTIONS_LIMIT 640 /* bytes of build options */
 
 /* What a kernel is built with: the dtypes of its three matrices, and values that become -D NAME. */
 struct clora__knobs {
@@ -34,6 +35,16 @@ bool clora__knobs_serve(const struct clora__knobs *a, const struct clora__knobs 
 void clora__knobs_options(const struct clora__knobs *knobs, char *text, size_t size);
 void clora__knobs_text(const struct clora__knobs *knobs, char *text, size_t size);
 
+/* A source built with these options, for as long as the context. */
+struct clora__program {
+  struct clora__program *next;
+  const char *source;
+  char options[CLORA__OPTIONS_LIMIT];
+  cl_program program;
+};
+
+void clora__programs_destroy(struct clora__program *programs);
+
 /* One built kernel and its verdict. It lives as long as the context. */
 struct clora__kernel {
   struct clora__kernel *next;
@@ -46,7 +57,6 @@ struct clora__kernel {
   bool tried_again;               /* and checked all the same, for want of anything better */
   char reason[CLORA__TEXT_LIMIT]; /* why it was refused; written before the verdict */
   double error;                   /* the largest error over the bound that the check saw */
-  cl_program program;
   cl_kernel kernel;
   size_t group_size; /* what this kernel allows on this device, in work-items */
 };
@@ -55,10 +65,11 @@ struct clora__kernel {
 clora_status clora__kernel_find(clora_context *context, const char *source, const char *function,
                                 const struct clora__knobs *knobs, struct clora__kernel **kernel);
 
-/* Builds the program and its kernel. A compiler's refusal puts its log in the error text. */
+/* Makes the kernel, and builds its program when none of the context's is the same. A compiler's
+ * refusal puts its log in the error text. */
 clora_status clora__kernel_build(clora_context *context, struct clora__kernel *kernel);
 
-/* Back to before the build, when memory was too short to finish the check. */
+/* Releases the kernel: it was refused, or memory was too short to finish the check. */
 void clora__kernel_unbuild(struct clora__kernel *kernel);
 
 void clora__kernels_destroy(struct clora__kernel *kernels);
