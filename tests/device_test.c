@@ -20,19 +20,18 @@ enum suite suite_size(void) {
   return NORMAL;
 }
 
+/* The process's own; its cl_context is kept for all others. */
+static clora_context *first;
+
 int run_device_cases(const char *name, const TTest *const *cases, size_t count) {
   setenv("CLORA_CACHE", "off", 0); /* nothing is remembered from run to run */
-  clora_device device;
-  clora_context *context = NULL;
   const clora_context_options options = {.selector = getenv("CLORA_TEST_DEVICE")};
-  bool usable = clora_device_select(options.selector, &device) == CLORA_OK &&
-                clora_context_create(&options, &context) == CLORA_OK;
-  clora_context_destroy(context);
-  if (!usable) {
+  if (clora_context_create(&options, &first) != CLORA_OK) {
     printf("skipped: %s\n", clora_error());
     return SKIPPED;
   }
-  printf("%s on %s (%s)\n", name, device.name, device.platform_name);
+  const clora_device *device = clora_context_device(first);
+  printf("%s on %s (%s)\n", name, device->name, device->platform_name);
   fflush(stdout);
   TCase *group = tcase_create(name);
   for (size_t i = 0; i < count; i++) tcase_add_test(group, cases[i]);
@@ -48,13 +47,22 @@ int run_device_cases(const char *name, const TTest *const *cases, size_t count) 
 
 static char warning[2048];
 
-void remember_warning(clora_log_level level, const char *message, void *user) {
+static void remember_warning(clora_log_level level, const char *message, void *user) {
   (void)user;
   if (level == CLORA_LOG_WARNING) snprintf(warning, sizeof warning, "%s", message);
 }
 
 const char *last_warning(void) {
   return warning;
+}
+
+clora_context *make_context(clora_context_options options) {
+  clora_context *context;
+  options.opencl = clora_context_opencl(first);
+  options.device = clora_context_device(first)->id;
+  options.log = options.log != NULL ? options.log : remember_warning;
+  ck_ok(clora_context_create(&options, &context));
+  return context;
 }
 
 clora_context *context_of(const char *variant) {
@@ -65,10 +73,7 @@ clora_context *context_of(const char *variant) {
   const char *name = variant ? variant : "";
   for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
     if (kept[i].context == NULL) {
-      ck_ok(clora_context_create(
-          &(clora_context_options){
-              .selector = getenv("CLORA_TEST_DEVICE"), .variant = variant, .log = remember_warning},
-          &kept[i].context));
+      kept[i].context = make_context((clora_context_options){.variant = variant});
       snprintf(kept[i].variant, sizeof kept[i].variant, "%s", name);
     }
     if (strcmp(kept[i].variant, name) == 0) return kept[i].context;

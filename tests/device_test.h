@@ -24,6 +24,10 @@ int run_device_cases(const char *name, const TTest *const *cases, size_t count);
     return run_device_cases(name, cases, sizeof cases / sizeof *cases); \
   }
 
+/* A context of these options on the process's one cl_context: in every new one a driver may take
+ * half a second to load its builtin functions. Warnings are kept unless a log is given. */
+clora_context *make_context(clora_context_options options);
+
 /* A context for one variant (NULL: any), made once a process and kept. */
 clora_context *context_of(const char *variant);
 
@@ -41,9 +45,8 @@ bool is_odd_here(const char *variant);
 /* Whether the gate is known to refuse the variant's kernels on this driver; prints that. */
 bool is_refused_here(const char *variant);
 
-/* What the contexts of context_of() logged last as a warning. */
+/* What the contexts of make_context() and context_of() logged last as a warning. */
 const char *last_warning(void);
-void remember_warning(clora_log_level level, const char *message, void *user);
 
 /* An in-order queue, and an out-of-order one or NULL with the reason printed. */
 cl_command_queue ordered_queue(clora_context *context);

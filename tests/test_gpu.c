@@ -209,17 +209,13 @@ struct limits {
   unsigned compute_units; /* 0: shrink is never split, many: whenever k has several slices */
 };
 
-static const struct limits all_limits[] = {{256, 65536, 0},    {256, 49152, 1000}, {128, 65536, 0},
-                                           {128, 32768, 1000}, {64, 65536, 1000},  {64, 16384, 0},
-                                           {256, 8192, 1000}};
+/* The shorter suites take the first ones. */
+static const struct limits all_limits[] = {{256, 65536, 0},   {128, 32768, 1000}, {64, 16384, 0},
+                                           {256, 8192, 1000}, {256, 49152, 1000}, {128, 65536, 0},
+                                           {64, 65536, 1000}};
 
-/* A GPU of these limits. */
-static clora_context *limited_context(const struct limits *limits, const char *variant) {
-  clora_context *context;
-  ck_ok(clora_context_create(
-      &(clora_context_options){
-          .selector = getenv("CLORA_TEST_DEVICE"), .variant = variant, .log = remember_warning},
-      &context));
+static clora_context *make_limited(const struct limits *limits, const char *variant) {
+  clora_context *context = make_context((clora_context_options){.variant = variant});
   clora_device *device = &context->device;
   device->type = CL_DEVICE_TYPE_GPU;
   if (limits->group_size < device->group_size) device->group_size = limits->group_size;
@@ -228,21 +224,29 @@ static clora_context *limited_context(const struct limits *limits, const char *v
   return context;
 }
 
-/* How many of the limits a run has time for; a simulator is slow. */
+/* A GPU of the l-th limits, made once and kept. */
+static clora_context *limited_context(size_t l, const char *variant) {
+  static clora_context *kept[COUNT(all_limits)][2];
+  clora_context **context = &kept[l][strcmp(variant, "fused") == 0];
+  if (*context == NULL) *context = make_limited(&all_limits[l], variant);
+  return *context;
+}
+
+/* How many of the limits a run has time for: a simulator is slow, and so are compilers. */
 static size_t limit_count(void) {
-  return suite_size() == TINY ? 2 : COUNT(all_limits);
+  static const size_t counts[] = {2, 4, COUNT(all_limits), COUNT(all_limits)};
+  return counts[suite_size()];
 }
 
 static void check_cases(const char *variant, const struct forward_case *cases, size_t count) {
   for (size_t l = 0; l < limit_count(); l++) {
     struct tally tally = {0};
-    clora_context *context = limited_context(&all_limits[l], variant);
+    clora_context *context = limited_context(l, variant);
     for (size_t i = 0; i < count; i++) tally_add(&tally, check_forward(context, &cases[i], i));
     char name[64];
     snprintf(name, sizeof name, "%s in groups of %zu, %zu bytes", variant, all_limits[l].group_size,
              (size_t)all_limits[l].local_bytes);
     tally_report("forward", name, &tally);
-    clora_context_destroy(context);
   }
 }
 
@@ -361,19 +365,19 @@ static float *compute(clora_context *context, size_t rows, struct size size, boo
 #define MOST_ROWS 40
 
 static float *compute_expected(struct size size) {
-  clora_context *context = limited_context(&all_limits[0], "gpu");
+  clora_context *context = limited_context(0, "gpu");
   float *expected = compute(context, MOST_ROWS, size, true);
-  clora_context_destroy(context);
   if (expected == NULL) printf("skipped: the gate refused the kernels\n");
   return expected;
 }
 
-/* The variant's first rows of the problem on a device of the limits against the expected ones. */
-static void check_bits(const char *variant, const struct limits *limits, struct size size,
-                       const float *expected) {
+/* The variant's first rows of the problem on a device of the l-th limits against the expected ones.
+ */
+static void check_bits(const char *variant, size_t l, struct size size, const float *expected) {
+  const struct limits *limits = &all_limits[l];
   static const size_t counts[] = {MOST_ROWS, 1, 8, 33};
   bool wants_t = strcmp(variant, "gpu") == 0;
-  clora_context *context = limited_context(limits, variant);
+  clora_context *context = limited_context(l, variant);
   for (size_t c = 0; c < (suite_size() == TINY ? 2 : COUNT(counts)); c++) {
     size_t rows = counts[c];
     float *values = compute(context, rows, size, wants_t);
@@ -387,14 +391,13 @@ static void check_bits(const char *variant, const struct limits *limits, struct 
                   limits->group_size, (size_t)limits->local_bytes, limits->compute_units);
     free(values);
   }
-  clora_context_destroy(context);
 }
 
 /* Contract 6: a row's bits depend on nothing but the row and the layer. */
 START_TEST(bits_depend_on_neither_rows_nor_split_nor_knobs) {
   float *expected = compute_expected(odd);
   for (size_t l = 0; expected != NULL && l < limit_count(); l++) {
-    check_bits("gpu", &all_limits[l], odd, expected);
+    check_bits("gpu", l, odd, expected);
   }
   free(expected);
 }
@@ -405,7 +408,7 @@ START_TEST(one_launch_gives_the_bits_of_two) {
   for (size_t s = 0; s < (suite_size() == TINY ? 1 : COUNT(sizes)); s++) {
     float *expected = compute_expected(sizes[s]);
     for (size_t l = 0; expected != NULL && l < limit_count(); l++) {
-      check_bits("fused", &all_limits[l], sizes[s], expected);
+      check_bits("fused", l, sizes[s], expected);
     }
     free(expected);
   }
@@ -516,9 +519,8 @@ START_TEST(reduce_is_right_with_the_same_bits_at_every_group_size) {
   for (size_t i = 0; i < (suite_size() == TINY ? 2 : COUNT(cases)); i++) {
     float *expected = NULL;
     for (size_t l = 0; l < limit_count(); l++) {
-      clora_context *context = limited_context(&all_limits[l], "gpu");
+      clora_context *context = limited_context(l, "gpu");
       float *values = reduce(context, &cases[i]);
-      clora_context_destroy(context);
       if (values == NULL) continue;
       if (expected == NULL) expected = values;
       ck_assert_msg(memcmp(values, expected, cases[i].rows * cases[i].cols * sizeof *values) == 0,

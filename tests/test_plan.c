@@ -47,11 +47,7 @@ static const struct clora__variant good = ROW(good), wrong = ROW(wrong), skewed 
 
 static clora_context *planted_context(const struct clora__variant *const *rows,
                                       const char *variant) {
-  clora_context *context;
-  ck_ok(clora_context_create(
-      &(clora_context_options){
-          .selector = getenv("CLORA_TEST_DEVICE"), .log = remember_warning, .variant = variant},
-      &context));
+  clora_context *context = make_context((clora_context_options){.variant = variant});
   context->planted = rows;
   return context;
 }
@@ -161,11 +157,8 @@ START_TEST(where_fused_does_not_serve_the_error_says_so) {
 END_TEST
 
 START_TEST(no_compile_refuses_until_prepared) {
-  clora_context *context;
-  ck_ok(clora_context_create(
-      &(clora_context_options){
-          .selector = getenv("CLORA_TEST_DEVICE"), .no_compile = true, .variant = "plain"},
-      &context));
+  clora_context *context =
+      make_context((clora_context_options){.no_compile = true, .variant = "plain"});
   clora_layer *layer;
   ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = 4, .dim_out = 3}, &layer));
   struct guarded x = guarded_create(context, 2, 4, (struct layout){0}, NULL);

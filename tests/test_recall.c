@@ -17,13 +17,9 @@ static void hear(clora_log_level level, const char *message, void *user) {
 }
 
 static clora_context *open_context(const char *folder, const struct clora__variant *const *rows) {
-  clora_context *context;
   said[0] = '\0';
-  ck_ok(clora_context_create(&(clora_context_options){.selector = getenv("CLORA_TEST_DEVICE"),
-                                                      .store = folder,
-                                                      .variant = rows ? NULL : "plain",
-                                                      .log = hear},
-                             &context));
+  clora_context *context = make_context(
+      (clora_context_options){.store = folder, .variant = rows ? NULL : "plain", .log = hear});
   context->planted = rows;
   return context;
 }

@@ -41,7 +41,12 @@ COUNT(launched, cl_int, clEnqueueNDRangeKernel,
        cl_event *event),
       (queue, kernel, dimensions, offset, global, local, count, list, event))
 
-enum { CALLS = 1000, DIM = 48, DIM_OUT = 40 };
+enum { DIM = 48, DIM_OUT = 40 };
+
+/* Some drivers of the shorter suites take a millisecond a launch. */
+static int call_count(void) {
+  return suite_size() < NORMAL ? 100 : 1000;
+}
 
 struct call {
   cl_command_queue queue;
@@ -106,14 +111,14 @@ static void check_calls(const struct call *c, clora_status (*call)(const struct 
                         size_t limit) {
   ck_ok(call(c)); /* prepares */
   made = waited = launched = 0;
-  int passed = 0; /* Check's own macros allocate */
-  for (int i = 0; i < CALLS; i++) passed += call(c) == CLORA_OK;
+  int passed = 0, calls = call_count(); /* Check's own macros allocate */
+  for (int i = 0; i < calls; i++) passed += call(c) == CLORA_OK;
   size_t made_then = made, waited_then = waited;
-  ck_assert_int_eq(passed, CALLS);
+  ck_assert_int_eq(passed, calls);
   ck_assert_uint_eq(made_then, 0);
   ck_assert_uint_eq(waited_then, 0);
-  ck_assert_msg(launched > 0 && launched <= limit * CALLS, "%zu launches in %d calls", launched,
-                CALLS);
+  ck_assert_msg(launched > 0 && launched <= limit * (size_t)calls, "%zu launches in %d calls",
+                launched, calls);
   clFinish(c->queue);
 }
 
@@ -191,7 +196,7 @@ START_TEST(a_training_step_makes_nothing_after_the_first) {
   check_calls(&c, train, 10);
   clora_optimizer_report report;
   ck_ok(clora_optimizer_read(c.optimizer, &report));
-  ck_assert_uint_eq(report.steps + report.skipped, CALLS + 1);
+  ck_assert_uint_eq(report.steps + report.skipped, (size_t)call_count() + 1);
   clora_optimizer_destroy(c.optimizer);
   clora_layer_destroy(c.layer);
   struct guarded *buffers[] = {&c.x, &c.y, &c.t, &c.dx};

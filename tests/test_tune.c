@@ -16,13 +16,7 @@
 #include "product/product.h"
 
 static clora_context *open_context(const char *folder, const char *variant) {
-  clora_context *context;
-  ck_ok(clora_context_create(&(clora_context_options){.selector = getenv("CLORA_TEST_DEVICE"),
-                                                      .store = folder,
-                                                      .variant = variant,
-                                                      .log = remember_warning},
-                             &context));
-  return context;
+  return make_context((clora_context_options){.store = folder, .variant = variant});
 }
 
 static bool is_cpu(void) {
