@@ -1,5 +1,9 @@
-// A step of an optimizer over parameters cut in chunks: the gradients' norm, what follows from it,
-// and the update. One group does one chunk; every sum has a fixed order.
+// A step of an optimizer over parameters cut in chunks, in two kernels: sums of squares of the
+// gradients, then their norm, what follows from it, and the update. One group does one chunk; every
+// sum has a fixed order, so that every group finds the same norm.
+//
+// There are two statuses: the step's own, and the one before it. The first kernel copies the one to
+// the other, the second reads the copy: no launch reads what it writes.
 //
 // A chunk is `length` elements of one buffer, `stride` apart from element `value` on. Its
 // gradients, moments and f32 master values lie dense in arenas of their own, from element `state`
@@ -36,50 +40,56 @@ static float sum_of_group(float sum, __local float *sums) {
   return sums[0];
 }
 
+// Eight sums at once: one alone would wait for every addition.
+static float sum_of_8(float8 sums) {
+  const float4 sums_of_4 = sums.lo + sums.hi;
+  return (sums_of_4.x + sums_of_4.y) + (sums_of_4.z + sums_of_4.w);
+}
+
 // partials[c] = sum over chunk c of (gradient / multiple)^2
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_norm(
-    __global const float *gradients, __global const chunk_type *chunks, __global float *partials) {
+    __global const float *gradients, __global const chunk_type *chunks, __global float *partials,
+    __global status_type *status) {
   __local float sums[GROUP];
   __global const chunk_type *chunk = chunks + get_group_id(0);
   const float multiple = chunk->multiple;
-  const uint length = chunk->length;
+  const uint length = chunk->length, whole = length / 8;
   gradients += chunk->state;
-  // Eight sums at once: one alone would wait for every addition.
-  const uint whole = length / 8;
   float8 sums_of_8 = 0;
   for (uint n = get_local_id(0); n < whole; n += GROUP) {
     const float8 g = vload8(n, gradients) / multiple;
     sums_of_8 += g * g;
   }
-  const float4 sums_of_4 = sums_of_8.lo + sums_of_8.hi;
-  float sum = (sums_of_4.x + sums_of_4.y) + (sums_of_4.z + sums_of_4.w);
+  float sum = sum_of_8(sums_of_8);
   for (uint n = whole * 8 + get_local_id(0); n < length; n += GROUP) {
     const float g = gradients[n] / multiple;
     sum += g * g;
   }
   sum = sum_of_group(sum, sums);
-  if (get_local_id(0) == 0) partials[get_group_id(0)] = sum;
+  if (get_local_id(0) != 0) return;
+  partials[get_group_id(0)] = sum;
+  if (get_group_id(0) == 0) status[1] = status[0];
 }
 
 // The norm, and what the update has to know. clip 0: no clipping; beta 0 has a logarithm of -inf.
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_status(
-    __global const float *partials, uint count, __global status_type *status, float clip,
-    float log_beta1, float log_beta2) {
-  __local float sums[GROUP];
-  float sum = 0;
-  for (uint n = get_local_id(0); n < count; n += GROUP) sum += partials[n];
-  sum = sum_of_group(sum, sums);
-  if (get_local_id(0) != 0) return;
-  const float norm = sqrt(sum);
-  const bool finite = isfinite(norm);
-  const uint steps = status->steps + (finite ? 1 : 0);
-  status->norm = norm;
-  status->factor = clip > 0 ? fmin(1.0f, clip / (norm + 1e-6f)) : 1.0f;
-  status->first = -expm1((float)steps * log_beta1);
-  status->second = -expm1((float)steps * log_beta2);
-  status->steps = steps;
-  status->skipped += finite ? 0 : 1;
-  status->is_finite = finite;
+static status_type find_status(__global const float *partials, uint count,
+                               __global const status_type *before, float clip, float log_beta1,
+                               float log_beta2, __local float *sums) {
+  const uint whole = count / 8;
+  float8 sums_of_8 = 0;
+  for (uint n = get_local_id(0); n < whole; n += GROUP) sums_of_8 += vload8(n, partials);
+  float sum = sum_of_8(sums_of_8);
+  for (uint n = whole * 8 + get_local_id(0); n < count; n += GROUP) sum += partials[n];
+  status_type status;
+  status.norm = sqrt(sum_of_group(sum, sums));
+  status.is_finite = isfinite(status.norm) ? 1 : 0;
+  status.steps = before->steps + status.is_finite;
+  status.skipped = before->skipped + 1 - status.is_finite;
+  status.factor = clip > 0 ? fmin(1.0f, clip / (status.norm + 1e-6f)) : 1.0f;
+  status.first = -expm1((float)status.steps * log_beta1);
+  status.second = -expm1((float)status.steps * log_beta2);
+  status.unused = 0;
+  return status;
 }
 
 // One parameter's f32 value, before and after; f32 values are their own masters.
@@ -93,29 +103,34 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_statu
 #define WRITE_VALUE(n, value) values[n * stride] = (value) / multiple
 #endif
 
-#define UPDATE_ARGUMENTS                                                                   \
-  __global OUT_TYPE *values, __global float *masters, __global const float *gradients,     \
-      __global float *first, __global float *second, __global const chunk_type *chunks,    \
-      ulong first_chunk, __global const status_type *status, float step_rate, float beta1, \
-      float rest1, float beta2, float rest2, float epsilon
+#define UPDATE_ARGUMENTS                                                                \
+  __global OUT_TYPE *values, __global float *masters, __global const float *gradients,  \
+      __global float *first, __global float *second, __global const chunk_type *chunks, \
+      ulong first_chunk, __global const float *partials, ulong partial_count,           \
+      __global status_type *statuses, float clip, float log_beta1, float log_beta2,     \
+      float step_rate, float beta1, float rest1, float beta2, float rest2, float epsilon
 
-#define BEGIN_UPDATE                                                         \
-  if (!status->is_finite) return;                                            \
-  __global const chunk_type *chunk = chunks + first_chunk + get_group_id(0); \
-  const float multiple = chunk->multiple, rate = step_rate * chunk->rate;    \
-  const float decay = chunk->decay, factor = status->factor;                 \
-  const uint length = chunk->length;                                         \
-  const ulong stride = chunk->stride;                                        \
-  values += chunk->value;                                                    \
-  masters += chunk->state;                                                   \
-  gradients += chunk->state;                                                 \
-  first += chunk->state;                                                     \
+#define BEGIN_UPDATE                                                                              \
+  __local float sums[GROUP];                                                                      \
+  const status_type status =                                                                      \
+      find_status(partials, (uint)partial_count, statuses + 1, clip, log_beta1, log_beta2, sums); \
+  if (get_group_id(0) == 0 && get_local_id(0) == 0) statuses[0] = status;                         \
+  if (!status.is_finite) return;                                                                  \
+  __global const chunk_type *chunk = chunks + first_chunk + get_group_id(0);                      \
+  const float multiple = chunk->multiple, rate = step_rate * chunk->rate;                         \
+  const float decay = chunk->decay, factor = status.factor;                                       \
+  const uint length = chunk->length;                                                              \
+  const ulong stride = chunk->stride;                                                             \
+  values += chunk->value;                                                                         \
+  masters += chunk->state;                                                                        \
+  gradients += chunk->state;                                                                      \
+  first += chunk->state;                                                                          \
   second += chunk->state;
 
 // AdamW (Loshchilov and Hutter, arXiv 1711.05101): decay is decoupled from the gradient.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_adamw(UPDATE_ARGUMENTS) {
   BEGIN_UPDATE
-  const float correction1 = status->first, correction2 = status->second;
+  const float correction1 = status.first, correction2 = status.second;
   for (uint n = get_local_id(0); n < length; n += GROUP) {
     const float g = gradients[n] / multiple * factor;
     const float m = beta1 * first[n] + rest1 * g, v = beta2 * second[n] + rest2 * (g * g);

@@ -1,4 +1,4 @@
-/* Optimizers: gradients, moments and masters in arenas, a table of chunks, and the three kernels of
+/* Optimizers: gradients, moments and masters in arenas, a table of chunks, and the kernels of
  * kernels/optimizer.cl. One launch updates all parameters that share a buffer and a dtype.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "op/optimizer.h"
@@ -18,56 +18,53 @@
 /* ---- running ---- */
 
 struct kernels {
-  struct clora__kernel *norm, *status, *update[CLORA_BF16 + 1];
+  struct clora__kernel *norm, *update[CLORA_BF16 + 1];
 };
 
 clora_status clora__optimizer_norm(struct clora__chain *chain, struct clora__kernel *kernel,
                                    const clora_optimizer *o) {
   struct clora__argument arguments[] = {CLORA__ARGUMENT(o->gradient_mem), CLORA__ARGUMENT(o->table),
-                                        CLORA__ARGUMENT(o->partials)};
+                                        CLORA__ARGUMENT(o->partials), CLORA__ARGUMENT(o->status)};
   size_t group = clora__knob_value(&kernel->knobs, "GROUP");
   struct clora__grid grid = {{o->chunk_count * group, 1}, {group, 1}};
-  return clora__launch(chain, kernel, &grid, 3, arguments);
-}
-
-clora_status clora__optimizer_status(struct clora__chain *chain, struct clora__kernel *kernel,
-                                     const clora_optimizer *o) {
-  cl_uint count = (cl_uint)o->chunk_count;
-  cl_float clip = (cl_float)o->options.clip_norm, log1 = (cl_float)log(o->options.beta1),
-           log2 = (cl_float)log(o->options.beta2);
-  struct clora__argument arguments[] = {CLORA__ARGUMENT(o->partials), CLORA__ARGUMENT(count),
-                                        CLORA__ARGUMENT(o->status),   CLORA__ARGUMENT(clip),
-                                        CLORA__ARGUMENT(log1),        CLORA__ARGUMENT(log2)};
-  size_t group = clora__knob_value(&kernel->knobs, "GROUP");
-  return clora__launch(chain, kernel, &(struct clora__grid){{group, 1}, {group, 1}}, 6, arguments);
+  return clora__launch(chain, kernel, &grid, 4, arguments);
 }
 
 clora_status clora__optimizer_update(struct clora__chain *chain, struct clora__kernel *kernel,
                                      const clora_optimizer *o, const struct clora__arena *arena,
                                      cl_float rate) {
   const clora_optimizer_options *p = &o->options;
-  bool sgd = p->kind == CLORA_SGD;
-  cl_mem masters = o->masters != NULL ? o->masters : o->gradient_mem; /* not touched for f32 */
-  cl_mem second = o->second != NULL ? o->second : o->first;
-  cl_ulong first_chunk = arena->first_chunk;
-  cl_float beta1 = (cl_float)(sgd ? p->momentum : p->beta1), rest1 = (cl_float)(1 - p->beta1),
-           beta2 = (cl_float)p->beta2, rest2 = (cl_float)(1 - p->beta2),
-           epsilon = (cl_float)p->epsilon;
-  struct clora__argument arguments[] = {
-      CLORA__ARGUMENT(arena->mem),  CLORA__ARGUMENT(masters),   CLORA__ARGUMENT(o->gradient_mem),
-      CLORA__ARGUMENT(o->first),    CLORA__ARGUMENT(second),    CLORA__ARGUMENT(o->table),
-      CLORA__ARGUMENT(first_chunk), CLORA__ARGUMENT(o->status), CLORA__ARGUMENT(rate),
-      CLORA__ARGUMENT(beta1),       CLORA__ARGUMENT(rest1),     CLORA__ARGUMENT(beta2),
-      CLORA__ARGUMENT(rest2),       CLORA__ARGUMENT(epsilon)};
+  struct clora__arguments arguments = {0};
+  clora__put_mem(&arguments, arena->mem);
+  clora__put_mem(&arguments, o->masters != NULL ? o->masters : o->gradient_mem); /* f32: unused */
+  clora__put_mem(&arguments, o->gradient_mem);
+  clora__put_mem(&arguments, o->first);
+  clora__put_mem(&arguments, o->second != NULL ? o->second : o->first);
+  clora__put_mem(&arguments, o->table);
+  clora__put_number(&arguments, arena->first_chunk);
+  clora__put_mem(&arguments, o->partials);
+  clora__put_number(&arguments, o->chunk_count);
+  clora__put_mem(&arguments, o->status);
+  const double floats[] = {p->clip_norm,
+                           log(p->beta1),
+                           log(p->beta2),
+                           (double)rate,
+                           p->kind == CLORA_SGD ? p->momentum : p->beta1,
+                           1 - p->beta1,
+                           p->beta2,
+                           1 - p->beta2,
+                           p->epsilon};
+  for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
+    clora__put_float(&arguments, (float)floats[i]);
+  }
   size_t group = clora__knob_value(&kernel->knobs, "GROUP");
   struct clora__grid grid = {{arena->chunks * group, 1}, {group, 1}};
-  return clora__launch(chain, kernel, &grid, sizeof arguments / sizeof *arguments, arguments);
+  return clora__launch(chain, kernel, &grid, arguments.count, arguments.list);
 }
 
 static clora_status enqueue_all(struct clora__chain *chain, const struct kernels *kernels,
                                 const clora_optimizer *o, double rate) {
   TRY(clora__optimizer_norm(chain, kernels->norm, o));
-  TRY(clora__optimizer_status(chain, kernels->status, o));
   for (size_t i = 0; i < o->arena_count; i++) {
     const struct clora__arena *arena = &o->arenas[i];
     TRY(clora__optimizer_update(chain, kernels->update[arena->dtype], o, arena, (cl_float)rate));
@@ -249,7 +246,7 @@ static clora_status open_optimizer(clora_optimizer *o, const clora_parameter *pa
   if (has_16_bits(o)) TRY(make_zeros(context, o->elements, &o->masters));
   if (has_16_bits(o)) TRY(fill_masters(o, parameters));
   TRY(make_zeros(context, o->chunk_count, &o->partials));
-  TRY(make_zeros(context, sizeof(struct clora__step_status) / sizeof(float), &o->status));
+  TRY(make_zeros(context, 2 * sizeof(struct clora__step_status) / sizeof(float), &o->status));
   size_t bytes = o->chunk_count * sizeof *o->chunks;
   TRY(clora__buffer(context, bytes, &o->table));
   return clora__write(context, o->table, 0, o->chunks, bytes);
@@ -280,7 +277,6 @@ clora_status clora__optimizer_make(clora_context *context, const clora_optimizer
 static clora_status prepare(const clora_optimizer *o, bool may_build, struct kernels *kernels) {
   static const struct clora__task
       norm = {clora__source_optimizer, "optimizer_norm", clora__check_norm},
-      status = {clora__source_optimizer, "optimizer_status", clora__check_status},
       updates[] = {[CLORA_ADAMW] = {clora__source_optimizer, "optimizer_adamw", clora__check_adamw},
                    [CLORA_SGD] = {clora__source_optimizer, "optimizer_sgd", clora__check_sgd}};
   struct clora__knobs knobs = {0};
@@ -288,7 +284,6 @@ static clora_status prepare(const clora_optimizer *o, bool may_build, struct ker
   clora__knob(&knobs, "GROUP", clora__group_size(o->context, is_cpu ? 1 : GROUP_LIMIT));
   clora__knob(&knobs, "MASTERS", 0);
   TRY(clora__task(o->context, &norm, &knobs, may_build, &kernels->norm));
-  TRY(clora__task(o->context, &status, &knobs, may_build, &kernels->status));
   for (size_t i = 0; i < o->arena_count; i++) {
     knobs.out = o->arenas[i].dtype;
     knobs.list[1].value = knobs.out != CLORA_F32;

@@ -1,4 +1,4 @@
-/* What an optimizer consists of, the three launches of a step, and their checks.
+/* What an optimizer consists of, the launches of a step, and their checks.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLORA_OP_OPTIMIZER_H
 #define CLORA_OP_OPTIMIZER_H
@@ -16,6 +16,7 @@ struct clora__chunk {
   cl_uint unused;
 };
 
+/* On the device there are two: of the last step, and of the one before it. */
 struct clora__step_status {
   cl_float norm, factor, first, second;
   cl_uint steps, skipped, is_finite, unused;
@@ -41,12 +42,9 @@ struct clora_optimizer {
   struct clora__chunk *chunks; /* the host's copy of the table */
 };
 
-/* Launches: the sums of squares of chunks; the norm and what follows from it; the update of an
- * arena. */
+/* Launches: the sums of squares of chunks; the norm and the update of an arena. */
 clora_status clora__optimizer_norm(struct clora__chain *chain, struct clora__kernel *kernel,
                                    const clora_optimizer *optimizer);
-clora_status clora__optimizer_status(struct clora__chain *chain, struct clora__kernel *kernel,
-                                     const clora_optimizer *optimizer);
 clora_status clora__optimizer_update(struct clora__chain *chain, struct clora__kernel *kernel,
                                      const clora_optimizer *optimizer,
                                      const struct clora__arena *arena, cl_float rate);
@@ -59,8 +57,6 @@ clora_status clora__optimizer_make(clora_context *context, const clora_optimizer
 /* The checks of the kernels, each on a small optimizer of its own. */
 clora_status clora__check_norm(struct clora__probe *probe, struct clora__kernel *kernel,
                                double *worst);
-clora_status clora__check_status(struct clora__probe *probe, struct clora__kernel *kernel,
-                                 double *worst);
 clora_status clora__check_adamw(struct clora__probe *probe, struct clora__kernel *kernel,
                                 double *worst);
 clora_status clora__check_sgd(struct clora__probe *probe, struct clora__kernel *kernel,
