@@ -509,7 +509,7 @@ typedef struct clora_array {
   float *values; /* owned by the array when it was loaded */
 } clora_array;
 
-/* Reads f2, f4 or f8 (rounded to f32), header versions 1 to 3. Release with clora_array_free().
+/* Reads f2, f4, f8, u1, i4 or i8 (rounded to f32), header versions 1 to 3. Release with clora_array_free().
  * *array is untouched after a failure. */
 CLORA_API clora_status clora_array_load(const char *path, clora_array *array);
 

@@ -51,6 +51,47 @@ START_TEST(reads_halves_and_doubles) {
 }
 END_TEST
 
+/* A version 1 file with this header and `bytes` bytes of data, or zeros. */
+static const char *make_with(const char *header, const void *data, size_t bytes) {
+  static unsigned char file[20000];
+  size_t length = strlen(header);
+  memset(file, 0, sizeof file);
+  memcpy(file, "\x93NUMPY\x01", 8);
+  file[8] = (unsigned char)length;
+  file[9] = (unsigned char)(length >> 8);
+  memcpy(file + 10, header, length);
+  if (data != NULL) memcpy(file + 10 + length, data, bytes);
+  return write_file(own("made.npy"), file, 10 + length + bytes);
+}
+
+static const char *make(const char *header, size_t bytes) {
+  return make_with(header, NULL, bytes);
+}
+
+#define DICT(descr, order, shape) \
+  "{'descr': " descr ", 'fortran_order': " order ", 'shape': " shape "}\n"
+
+/* f32 holds every integer up to 2^24; the one behind it lies between two that it holds. */
+START_TEST(reads_integers) {
+  static const unsigned char small[] = {0, 1, 255};
+  static const unsigned char large[] = {255, 255, 255, 255, 255, 255, 255, 255,
+                                        1,   0,   0,   1,   0,   0,   0,   0};
+  static const float numpys[] = {0, 1, 2}, bytes[] = {0, 1, 255}, longs[] = {-1, 0x1p24f};
+  clora_array array;
+  ck_ok(clora_array_load(NPY "i4.npy", &array));
+  ck_floats(array.values, numpys, 3);
+  clora_array_free(&array);
+  ck_ok(clora_array_load(make_with(DICT("'|u1'", "False", "(3,)"), small, sizeof small), &array));
+  ck_floats(array.values, bytes, 3);
+  clora_array_free(&array);
+  ck_ok(clora_array_load(make_with(DICT("'<i8'", "False", "(2,)"), large, sizeof large), &array));
+  ck_floats(array.values, longs, 2);
+  clora_array_free(&array);
+  ck_fails(clora_array_load(make(DICT("'<i2'", "False", "(2,)"), 4), &array), CLORA_UNSUPPORTED,
+           "has dtype <i2, one of <f2, <f4, <f8, |u1, <i4 and <i8");
+}
+END_TEST
+
 START_TEST(reads_every_rank) {
   static const struct {
     const char *path;
@@ -96,7 +137,6 @@ START_TEST(refuses_what_it_cannot_read) {
       {NPY "big_endian.npy", CLORA_UNSUPPORTED, "has dtype >f4"},
       {NPY "object.npy", CLORA_UNSUPPORTED, "has dtype |O"},
       {NPY "structured.npy", CLORA_UNSUPPORTED, "a structured array"},
-      {NPY "i4.npy", CLORA_UNSUPPORTED, "has dtype <i4"},
       {NPY "rank9.npy", CLORA_UNSUPPORTED, "more than 8 dimensions"},
       {NPY "none.npy", CLORA_IO_FAILURE, "cannot open"},
       {NPY, CLORA_IO_FAILURE, "not a regular file"},
@@ -108,21 +148,6 @@ START_TEST(refuses_what_it_cannot_read) {
   }
 }
 END_TEST
-
-/* A version 1 file with this header and `bytes` bytes of data. */
-static const char *make(const char *header, size_t bytes) {
-  static unsigned char file[20000];
-  size_t length = strlen(header);
-  memset(file, 0, sizeof file);
-  memcpy(file, "\x93NUMPY\x01", 8);
-  file[8] = (unsigned char)length;
-  file[9] = (unsigned char)(length >> 8);
-  memcpy(file + 10, header, length);
-  return write_file(own("made.npy"), file, 10 + length + bytes);
-}
-
-#define DICT(descr, order, shape) \
-  "{'descr': " descr ", 'fortran_order': " order ", 'shape': " shape "}\n"
 
 START_TEST(accepts_every_spelling_of_a_header) {
   static const struct {
@@ -293,7 +318,7 @@ START_TEST(survives_every_fault) {
 }
 END_TEST
 
-TEST_MAIN("npy", reads_what_numpy_wrote, reads_halves_and_doubles, reads_every_rank,
+TEST_MAIN("npy", reads_what_numpy_wrote, reads_halves_and_doubles, reads_integers, reads_every_rank,
           writes_what_numpy_writes, refuses_what_it_cannot_read, accepts_every_spelling_of_a_header,
           refuses_broken_headers, refuses_broken_starts, refuses_every_other_length,
           refuses_bad_arrays, survives_every_fault)

@@ -10,8 +10,17 @@
 #include "base/os.h"
 #include "base/size.h"
 
-/* What a file may hold that can be computed with: the storage dtypes, and f64 to be rounded. */
-enum clora__number { CLORA__F32, CLORA__F16, CLORA__BF16, CLORA__F64, CLORA__OTHER };
+/* What a file may hold that can be computed with: the storage dtypes, and what is to be rounded. */
+enum clora__number {
+  CLORA__F32,
+  CLORA__F16,
+  CLORA__BF16,
+  CLORA__F64,
+  CLORA__U8,
+  CLORA__I32,
+  CLORA__I64,
+  CLORA__OTHER
+};
 
 /* The elements converted at a time are as many as fit here, on the stack. */
 enum { CLORA__CHUNK_BYTES = 16384 };
@@ -28,11 +37,12 @@ static inline void clora__put_little(uint64_t value, size_t count, unsigned char
 
 static inline size_t clora__number_bytes(enum clora__number number) {
   static const size_t bytes[] = {
-      [CLORA__F32] = 4, [CLORA__F16] = 2, [CLORA__BF16] = 2, [CLORA__F64] = 8, [CLORA__OTHER] = 0};
+      [CLORA__F32] = 4, [CLORA__F16] = 2, [CLORA__BF16] = 2, [CLORA__F64] = 8,
+      [CLORA__U8] = 1,  [CLORA__I32] = 4, [CLORA__I64] = 8,  [CLORA__OTHER] = 0};
   return bytes[number];
 }
 
-/* The enumerators above but the last two are those of clora_dtype, in the same order. */
+/* The first three enumerators above are those of clora_dtype, in the same order. */
 static inline enum clora__number clora__number_of(clora_dtype dtype) {
   return dtype == CLORA_F16 ? CLORA__F16 : dtype == CLORA_BF16 ? CLORA__BF16 : CLORA__F32;
 }
@@ -46,6 +56,9 @@ static inline float clora__decode(enum clora__number number, const unsigned char
     memcpy(&value, &bits, sizeof value);
     return (float)value;
   }
+  if (number == CLORA__U8) return (float)*bytes;
+  if (number == CLORA__I32) return (float)(int32_t)clora__little(bytes, 4);
+  if (number == CLORA__I64) return (float)(int64_t)clora__little(bytes, 8);
   uint32_t bits = (uint32_t)clora__little(bytes, 4);
   float value;
   memcpy(&value, &bits, sizeof value);

@@ -63,9 +63,10 @@ static clora_status scan_descr(struct scan *s, struct header *header) {
   static const struct descr {
     const char *text;
     enum clora__number number;
-  } descrs[] = {{"<f4", CLORA__F32}, {"<f2", CLORA__F16}, {"<f8", CLORA__F64}};
+  } descrs[] = {{"<f4", CLORA__F32}, {"<f2", CLORA__F16}, {"<f8", CLORA__F64},
+                {"|u1", CLORA__U8},  {"<i4", CLORA__I32}, {"<i8", CLORA__I64}};
   skip_spaces(s);
-  CHECK(*s->at != '[', CLORA_UNSUPPORTED, "%s: a structured array; <f2, <f4 or <f8 is expected",
+  CHECK(*s->at != '[', CLORA_UNSUPPORTED, "%s: a structured array; plain numbers are expected",
         s->path);
   char text[16];
   TRY(scan_text(s, text, sizeof text));
@@ -73,7 +74,8 @@ static clora_status scan_descr(struct scan *s, struct header *header) {
     header->number = descrs[n].number;
     if (strcmp(text, descrs[n].text) == 0) return CLORA_OK;
   }
-  FAIL(CLORA_UNSUPPORTED, "%s: has dtype %s, one of <f2, <f4 and <f8 is expected", s->path, text);
+  FAIL(CLORA_UNSUPPORTED, "%s: has dtype %s, one of <f2, <f4, <f8, |u1, <i4 and <i8 is expected",
+       s->path, text);
 }
 
 static clora_status scan_order(struct scan *s, struct header *header) {
