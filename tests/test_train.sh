@@ -10,6 +10,7 @@ base=$2/training/real/base.safetensors
 x=$data/activations/x.$layer.npy y=$2/training/real/output.npy
 small=encoder.layer.0.attention.self.query
 small=(-x "$data/activations/x.$small.npy" -y "$data/activations/delta.$small.npy")
+digits=$2/../../examples/digits zero=00000000
 one=0000803f nan=0000c07f infinite=0000807f largest=ffff7f7f
 
 # FNV-1a over a file's bytes: what DONE has of each file. Bash's numbers have 64 bits, and wrap.
@@ -49,6 +50,7 @@ refuses '--momentum is 0.9; adamw has its own' --momentum 0.9
 refuses '--weight-decay is -1; it must be at least 0' --weight-decay -1
 refuses '--clip is -1; it must be at least 0' --clip -1
 refuses '--dropout is 1; it must be at least 0 and below 1' --dropout 1
+refuses '--classes is 1; it must be 0 or at least 2' --classes 1
 refuses '--validation is 1; it must be at least 0 and below 1' --validation 1
 refuses '--patience is 3, and --validation is missing' --patience 3
 refuses '--warmup is 20, --steps 10' --warmup 20 --steps 10
@@ -71,6 +73,8 @@ npy flat.npy '(2,)' $one $one
 npy nan.npy '(2, 2)' $one $one $nan $one
 npy infinite.npy '(2, 1)' $one $infinite
 npy w.npy '(1, 2)' $one $one
+npy labels.npy '(2,)' $one $one
+npy half.npy '(2,)' $one 0000003f
 expect 1 train -x x.npy -y y3.npy -o run
 says err 'x.npy has 2 rows, .*y3.npy has 3'
 expect 1 train -x flat.npy -y y.npy -o run
@@ -83,6 +87,12 @@ expect 1 train -x missing.npy -y y.npy -o run
 says err 'missing.npy'
 expect 2 train -x x.npy -y y.npy --validation 0.1 -o run
 says err '--validation 0.1 of 2 rows holds out none'
+expect 1 train -x x.npy -y y.npy --classes 2 -o run
+says err 'y.npy has the shape \[2, 1\]; with --classes a label of each row is expected'
+expect 1 train -x x.npy -y half.npy --classes 2 -o run
+says err 'half.npy: row 1 has the label 0.5; one of the 2 classes from 0 on is expected'
+expect 1 train -x "$digits/x.npy" -y "$digits/y.npy" --classes 9 -o run
+says err 'y.npy: row 9 has the label 9; one of the 9 classes from 0 on is expected'
 OCL_ICD_VENDORS=/nonexistent expect 3 train -x x.npy -y y.npy -o run
 absent run
 
@@ -121,7 +131,7 @@ says out "^$layer +384 +384 +8 "
 expect 0 match real "$base"
 says out '^1 applied, 0 unused, 0 misfit$'
 [ "$(wc -l <real/metrics.csv)" = 2001 ] || fail "metrics.csv has $(wc -l <real/metrics.csv) lines"
-head -n 1 real/metrics.csv | grep -q '^step,loss,rate,gradient_norm,skipped,validation,seconds$' ||
+head -n 1 real/metrics.csv | grep -q '^step,loss,rate,gradient_norm,skipped,validation,accuracy,seconds$' ||
   fail "the columns of metrics.csv"
 for line in loss validation; do
   grep -q ">$line</text>" real/loss.svg || fail "loss.svg has no line of $line"
@@ -156,6 +166,33 @@ awk 'NR == 1 { first = $1 } $1 > 1.001 * first || $1 < 0.999 * first { exit 1 }'
   fail "the first losses differ: $(cat starts)"
 paste starts ends | head -n 3 | awk '!($2 < $1 / 10) { exit 1 }' || fail "learned too little: $(paste starts ends)"
 
+# ---- labels ----
+
+# B begins at 0: without a base every class is as likely, with this one the logits are 0 and 1. The
+# f32 losses are some twenty roundings off at most.
+expect 2 train -x x.npy -y labels.npy --classes 2 --verify -o labels
+says err '--verify knows squared errors, and --classes is given'
+npy logits.npy '(2, 2)' $zero $one $zero $zero
+expect 0 train -x x.npy -y labels.npy --classes 2 --steps 1 -o labels
+expect 0 train -x x.npy -y labels.npy --classes 2 --base logits.npy --steps 1 -o based
+awk -F , 'FNR == 2 { loss[++n] = $2 } function is(found, value) {
+  return found > value * (1 - 20 * 2 ^ -24) && found < value * (1 + 20 * 2 ^ -24) }
+  END { exit !(is(loss[1], log(2)) && is(loss[2], log(1 + exp(-1)))) }' \
+  {labels,based}/metrics.csv || fail "the first losses of labels: $(sed -n 2p {labels,based}/metrics.csv)"
+
+expect 0 train -x "$digits/x.npy" -y "$digits/y.npy" --classes 10 --validation 0.2 --lr 0.01 \
+  --dropout 0.1 --steps 600 -o digits
+says out '^layer +linear, 64 -> 10, ' ' right [0-9.]+ %' '^best .*, [0-9.]+ % of the labels right$'
+right=$(sed -n 's/^best.*, \([0-9.]*\) % of the labels right$/\1/p' out)
+awk "BEGIN { exit !($right > 90) }" || fail "of the digits only $right % are right"
+cp -r digits again
+rm -r again/step-000600
+expect 0 train --resume again
+cmp -s digits/adapter_model.safetensors again/adapter_model.safetensors ||
+  fail "labels: the adapter differs after --resume"
+cmp -s <(cut -d , -f 1-7 digits/metrics.csv) <(cut -d , -f 1-7 again/metrics.csv) ||
+  fail "labels: metrics.csv differs after --resume"
+
 # ---- N steps = k, and N - k after that ----
 
 some=("${small[@]}" --dropout 0.1 --learn-alpha --validation 0.1 --schedule linear --warmup 3)
@@ -169,7 +206,7 @@ for file in adapter_model.safetensors adapter_config.json step-000021/optimizer.
   step-000021/adapter_model.safetensors step-000021/state.json; do
   cmp -s whole/$file part/$file || fail "$file differs after --resume"
 done
-cmp -s <(cut -d , -f 1-6 whole/metrics.csv) <(cut -d , -f 1-6 part/metrics.csv) ||
+cmp -s <(cut -d , -f 1-7 whole/metrics.csv) <(cut -d , -f 1-7 part/metrics.csv) ||
   fail "metrics.csv differs after --resume"
 rm part/step-000021/DONE # as if it were not complete
 mkdir part/step-000024.0a1b2c

@@ -31,6 +31,9 @@ size_t train_options(struct train_request *r, struct tool_option *options) {
        TOOL_TEXT, &r->x, TOOL_OPTIONAL},
       {'y', "y", "FILE", "the outputs to be learned, .npy: the last dimension is d_out", TOOL_TEXT,
        &r->y, TOOL_OPTIONAL},
+      {0, "classes", "N",
+       "y is a label 0 ... N-1 for each row: cross-entropy of N outputs (0: none)", TOOL_NUMBER,
+       &r->classes, TOOL_RANGE(0, 1 << 24)},
       {'o', "output", "DIR", "the folder for the adapter and all else; a new one", TOOL_TEXT,
        &r->output, TOOL_OPTIONAL},
       {0, "base", "FILE", "the frozen W: .npy [d_in, d_out], or safetensors with --layer",
@@ -92,6 +95,7 @@ static int check_range(struct tool *tool, const char *name, double value, bool g
 }
 
 static int check_numbers(struct tool *tool, const struct train_request *r) {
+  TOOL_TRY(check_range(tool, "classes", (double)r->classes, r->classes != 1, "0 or at least 2"));
   TOOL_TRY(check_range(tool, "alpha", r->alpha, r->alpha != 0, "another number"));
   TOOL_TRY(check_range(tool, "lr", r->rate, r->rate > 0, "above 0"));
   TOOL_TRY(check_range(tool, "loraplus-lr-ratio", r->b_ratio, r->b_ratio > 0, "above 0"));
@@ -237,10 +241,11 @@ static int open_run(struct tool *tool, struct run *run) {
 static int evaluate(struct tool *tool, struct run *run) {
   struct train_progress *p = &run->progress;
   if (run->data.held == 0) return TOOL_OK;
-  TOOL_TRY(train_evaluate(tool, &run->data, &run->device, &p->validation));
+  TOOL_TRY(train_evaluate(tool, &run->data, &run->device, &p->validation, &p->accuracy));
   p->worse++;
   if (p->validation >= p->best) return TOOL_OK; /* a best of NAN is above everything */
   p->best = p->validation;
+  p->best_accuracy = p->accuracy;
   p->best_step = p->step;
   p->worse = 0;
   return train_adapter_save(tool, run->request, &run->device);
@@ -300,7 +305,8 @@ static int run_request(struct tool *tool, struct train_request *request) {
   }
   static struct run run; /* large */
   run.request = request;
-  run.progress.best = run.progress.validation = run.progress.loss = (double)NAN;
+  struct train_progress *p = &run.progress;
+  p->best = p->validation = p->loss = p->accuracy = p->best_accuracy = (double)NAN;
   int code = train(tool, &run);
   train_report_close(&run.report);
   train_device_close(&run.device);
@@ -318,11 +324,13 @@ int run_train(int argc, char **argv) {
   const struct tool_usage usage = {
       .synopsis = "-x x.npy -y y.npy [--base FILE] -o DIR [options]",
       .about =
-          "Trains A and B so that y = x W + bias + scale (x A) B, by mean squared error; W and "
-          "bias\n"
-          "are the frozen base's, or left out. DIR becomes a PEFT adapter, with metrics.csv,\n"
-          "loss.svg and checkpoints. Ctrl-C ends after a checkpoint (exit 130), a second one at\n"
-          "once; --resume goes on, bit for bit on the same device, driver and plan.",
+          "Trains A and B so that y = x W + bias + scale (x A) B, by mean squared error or, with\n"
+          "--classes, by softmax cross-entropy; W and bias are the frozen base's, or left out. "
+          "DIR\n"
+          "becomes a PEFT adapter, with metrics.csv, loss.svg and checkpoints. Ctrl-C ends after "
+          "a\n"
+          "checkpoint (exit 130), a second one at once; --resume goes on, bit for bit on the same\n"
+          "device, driver and plan.",
       .examples =
           "  clora train -x x.npy -y y.npy --rank 16 -o run\n"
           "  clora train -x x.npy -y y.npy --base model.safetensors \\\n"

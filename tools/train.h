@@ -9,7 +9,7 @@
 struct train_request {
   const char *x, *y, *base, *layer, *output, *resume;
   bool is_transposed, is_fan_in_fan_out, learns_alpha, verifies;
-  uint64_t rank, steps, batch, warmup, seed, patience, every, keep;
+  uint64_t rank, steps, batch, warmup, seed, patience, every, keep, classes;
   double alpha, rate, b_ratio, momentum, decay, clip, dropout, validation;
   size_t dtype, optimizer, schedule; /* indices into the names */
 };
@@ -23,6 +23,7 @@ enum { TRAIN_MOST_OPTIONS = 32 };
  * from the number of rows that were taken. */
 struct train_data {
   clora_array x, y;
+  clora_array labels; /* of rows, each a class; then y is what the base adds. Empty: y is learned */
   size_t d_in, d_out;
   size_t rows, held; /* to learn from, and held out for validation */
   uint64_t *split;   /* all rows: those to learn from, then the others */
@@ -35,16 +36,23 @@ struct train_data {
 bool train_is_npy(const char *path);
 int train_data_open(struct tool *tool, const struct train_request *request,
                     struct train_data *data);
-/* Takes the base's output off y. */
+/* Takes the base's output off y; or, where labels are learned, y becomes it. */
 int train_data_apply_base(struct tool *tool, const struct train_request *request,
                           const struct tool_session *session, struct train_data *data);
 void train_data_close(struct train_data *data);
 
+/* Where rows are copied to; labels only where there are some. */
+struct train_rows {
+  float *x, *y;
+  cl_int *labels;
+};
+
 /* Copies `count` rows from place `first` of the stream on; or of the held-out rows, which begin
  * again at their end. */
-void train_data_take(struct train_data *data, uint64_t first, size_t count, float *x, float *y);
-void train_data_take_held(const struct train_data *data, size_t first, size_t count, float *x,
-                          float *y);
+void train_data_take(struct train_data *data, uint64_t first, size_t count,
+                     const struct train_rows *rows);
+void train_data_take_held(const struct train_data *data, size_t first, size_t count,
+                          const struct train_rows *rows);
 
 /* ---- the device's part: train_step.c ---- */
 
@@ -54,9 +62,11 @@ struct train_device {
   clora_optimizer *optimizer;
   clora_schedule schedule;
   size_t batch;
-  float *x_host, *y_host, *rows_host;
+  struct train_rows host;
+  float *losses_host; /* of rows */
   cl_mem mems[9];
-  clora_matrix x, dropped, t, y, target, dy, row_loss, loss;
+  clora_matrix x, dropped, t, y, dy, row_loss, loss;
+  clora_matrix target; /* or a label for each row, as cl_int */
   clora_matrix da, db, dscale;
   cl_mem scratch;
   uint64_t bytes;  /* of all buffers */
@@ -83,9 +93,9 @@ int train_gradients(struct tool *tool, const struct train_request *request, stru
 int train_step(struct tool *tool, const struct train_request *request, struct train_data *data,
                struct train_device *device, uint64_t step, struct train_result *result);
 
-/* The mean loss of the held-out rows. */
+/* The mean loss of the held-out rows, and of labels the share that is the largest of y. */
 int train_evaluate(struct tool *tool, const struct train_data *data, struct train_device *device,
-                   double *loss);
+                   double *loss, double *accuracy);
 
 /* Compares gradients with finite differences in float64: train_verify.c. */
 int train_verify(struct tool *tool, const struct train_request *request, struct train_data *data,
@@ -94,10 +104,11 @@ int train_verify(struct tool *tool, const struct train_request *request, struct 
 /* ---- progress, and its checkpoints: train_checkpoint.c ---- */
 
 struct train_progress {
-  uint64_t step;                 /* steps done */
-  uint64_t best_step, worse;     /* the best evaluation; how many came after it */
-  double best, validation, loss; /* NAN: none yet */
-  uint64_t first;                /* the step that this process began at */
+  uint64_t step;                  /* steps done */
+  uint64_t best_step, worse;      /* the best evaluation; how many came after it */
+  double best, validation, loss;  /* NAN: none yet */
+  double accuracy, best_accuracy; /* of the last and the best evaluation of labels */
+  uint64_t first;                 /* the step that this process began at */
 };
 
 /* Puts all options into a table and gives their number. */

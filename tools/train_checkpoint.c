@@ -127,14 +127,16 @@ static json_t *pack_state(struct train_request *request, const struct train_data
   const clora_device *about = clora_context_device(device->session.context);
   char hash[24];
   snprintf(hash, sizeof hash, "%016" PRIx64, data->hash);
-  return json_pack(
-      "{ss,si,ss,so,so,so,so,so,so,so,so,so,so,so}", "schema", SCHEMA, "version", SCHEMA_VERSION,
-      "clora", clora_version(), "options", pack_options(request), "step",
-      tool_json_number(progress->step), "loss", tool_json_real(progress->loss), "validation",
-      tool_json_real(progress->validation), "best", tool_json_real(progress->best), "best_step",
-      tool_json_number(progress->best_step), "worse", tool_json_number(progress->worse), "device",
-      tool_json_text(about->name), "driver", tool_json_text(about->driver), "plan",
-      tool_json_lines(device->plan), "data", json_string(hash));
+  return json_pack("{ss,si,ss,so,so,so,so,so,so,so,so,so,so,so,so,so}", "schema", SCHEMA, "version",
+                   SCHEMA_VERSION, "clora", clora_version(), "options", pack_options(request),
+                   "step", tool_json_number(progress->step), "loss", tool_json_real(progress->loss),
+                   "validation", tool_json_real(progress->validation), "best",
+                   tool_json_real(progress->best), "accuracy", tool_json_real(progress->accuracy),
+                   "best_accuracy", tool_json_real(progress->best_accuracy), "best_step",
+                   tool_json_number(progress->best_step), "worse",
+                   tool_json_number(progress->worse), "device", tool_json_text(about->name),
+                   "driver", tool_json_text(about->driver), "plan", tool_json_lines(device->plan),
+                   "data", json_string(hash));
 }
 
 static int make_adapter(struct tool *tool, const struct train_request *request,
@@ -230,6 +232,8 @@ static int read_state(struct tool *tool, const char *path, const json_t *state,
   progress->loss = read_loss(state, "loss");
   progress->validation = read_loss(state, "validation");
   progress->best = read_loss(state, "best");
+  progress->accuracy = read_loss(state, "accuracy");
+  progress->best_accuracy = read_loss(state, "best_accuracy");
   return TOOL_OK;
 }
 

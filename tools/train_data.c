@@ -1,5 +1,6 @@
 /* The rows to learn from: loaded, checked, split, and taken in a random order.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,24 +34,28 @@ static const float *row(const clora_array *array, size_t cols, uint64_t index) {
   return array->values + index * cols;
 }
 
-static void copy_row(const struct train_data *data, uint64_t index, size_t to, float *x, float *y) {
-  memcpy(x + to * data->d_in, row(&data->x, data->d_in, index), data->d_in * sizeof *x);
-  memcpy(y + to * data->d_out, row(&data->y, data->d_out, index), data->d_out * sizeof *y);
+static void copy_row(const struct train_data *data, uint64_t index, size_t to,
+                     const struct train_rows *rows) {
+  size_t d_in = data->d_in, d_out = data->d_out;
+  memcpy(rows->x + to * d_in, row(&data->x, d_in, index), d_in * sizeof *rows->x);
+  memcpy(rows->y + to * d_out, row(&data->y, d_out, index), d_out * sizeof *rows->y);
+  if (data->labels.count > 0) rows->labels[to] = (cl_int)data->labels.values[index];
 }
 
-void train_data_take(struct train_data *data, uint64_t first, size_t count, float *x, float *y) {
+void train_data_take(struct train_data *data, uint64_t first, size_t count,
+                     const struct train_rows *rows) {
   for (size_t i = 0; i < count; i++) {
     uint64_t epoch = (first + i) / data->rows;
     if (epoch != data->epoch) shuffle(data->seed, epoch, data->rows, data->order);
     data->epoch = epoch;
-    copy_row(data, data->split[data->order[(first + i) % data->rows]], i, x, y);
+    copy_row(data, data->split[data->order[(first + i) % data->rows]], i, rows);
   }
 }
 
-void train_data_take_held(const struct train_data *data, size_t first, size_t count, float *x,
-                          float *y) {
+void train_data_take_held(const struct train_data *data, size_t first, size_t count,
+                          const struct train_rows *rows) {
   for (size_t i = 0; i < count; i++) {
-    copy_row(data, data->split[data->rows + (first + i) % data->held], i, x, y);
+    copy_row(data, data->split[data->rows + (first + i) % data->held], i, rows);
   }
 }
 
@@ -68,6 +73,40 @@ static int load(struct tool *tool, const char *path, clora_array *array, size_t 
   *cols = array->shape[array->rank - 1];
   *rows = array->count / *cols;
   return tool_check_finite(tool, path, array);
+}
+
+static int check_labels(struct tool *tool, const struct train_request *request,
+                        const clora_array *labels) {
+  for (size_t i = 0; i < labels->count; i++) {
+    float label = labels->values[i];
+    if (label >= 0 && label < (float)request->classes && label == floorf(label)) continue;
+    return tool_fail(tool, TOOL_FAILURE,
+                     "%s: row %zu has the label %g; one of the %" PRIu64
+                     " classes from 0 on is "
+                     "expected",
+                     request->y, i, (double)label, request->classes);
+  }
+  return TOOL_OK;
+}
+
+/* y begins as nothing: the base may add to it. */
+static int load_labels(struct tool *tool, const struct train_request *request,
+                       struct train_data *data, size_t *rows) {
+  char shape[TOOL_SHAPE_SIZE];
+  clora_array *labels = &data->labels;
+  TOOL_CLORA(tool, clora_array_load(request->y, labels));
+  tool_shape(labels, shape, sizeof shape);
+  if (labels->rank != 1 || labels->count == 0) {
+    return tool_fail(tool, TOOL_FAILURE,
+                     "%s has the shape %s; with --classes a label of each row "
+                     "is expected",
+                     request->y, shape);
+  }
+  TOOL_TRY(check_labels(tool, request, labels));
+  *rows = labels->count;
+  data->d_out = request->classes;
+  TOOL_TRY(tool_count(tool, "y", *rows, data->d_out, &data->y.count));
+  return tool_allocate(tool, "y", data->y.count, &data->y.values);
 }
 
 /* FNV-1a. */
@@ -102,18 +141,24 @@ int train_data_open(struct tool *tool, const struct train_request *request,
                     struct train_data *data) {
   size_t rows, y_rows;
   TOOL_TRY(load(tool, request->x, &data->x, &rows, &data->d_in));
-  TOOL_TRY(load(tool, request->y, &data->y, &y_rows, &data->d_out));
+  if (request->classes > 0) {
+    TOOL_TRY(load_labels(tool, request, data, &y_rows));
+  } else {
+    TOOL_TRY(load(tool, request->y, &data->y, &y_rows, &data->d_out));
+  }
   if (rows != y_rows) {
     return tool_fail(tool, TOOL_FAILURE, "%s has %zu rows, %s has %zu", request->x, rows,
                      request->y, y_rows);
   }
   data->hash = hash_values(hash_values(0xcbf29ce484222325u, &data->x), &data->y);
+  data->hash = hash_values(data->hash, &data->labels);
   return split(tool, request, rows, data);
 }
 
 void train_data_close(struct train_data *data) {
   clora_array_free(&data->x);
   clora_array_free(&data->y);
+  clora_array_free(&data->labels);
   free(data->split);
   free(data->order);
 }
@@ -183,7 +228,7 @@ struct product {
   float *values; /* [CHUNK, d_out] */
 };
 
-/* Takes the base's output for some rows off y. */
+/* Takes the base's output for some rows off y, or adds it where labels are learned. */
 static int subtract(struct tool *tool, const struct tool_session *session, struct train_data *data,
                     const struct base *base, struct product *p, size_t first, size_t rows) {
   const clora_matrix w = {.mem = p->w,
@@ -202,8 +247,8 @@ static int subtract(struct tool *tool, const struct tool_session *session, struc
                                         NULL, &done));
   TOOL_TRY(tool_wait(tool, "the base's product", done));
   TOOL_TRY(tool_download(tool, session, "y", CLORA_F32, rows * data->d_out, p->y, p->values));
-  float *to = data->y.values + first * data->d_out;
-  for (size_t i = 0; i < rows * data->d_out; i++) to[i] -= p->values[i];
+  float *to = data->y.values + first * data->d_out, sign = data->labels.count > 0 ? 1 : -1;
+  for (size_t i = 0; i < rows * data->d_out; i++) to[i] += sign * p->values[i];
   return TOOL_OK;
 }
 

@@ -11,7 +11,7 @@
 #include "plot.h"
 #include "train.h"
 
-#define COLUMNS "step,loss,rate,gradient_norm,skipped,validation,seconds\n"
+#define COLUMNS "step,loss,rate,gradient_norm,skipped,validation,accuracy,seconds\n"
 
 enum { POINTS = 600 /* of a line of loss.svg */ };
 
@@ -150,6 +150,9 @@ static void write_line(const struct train_request *request, const struct train_p
   if (isfinite(progress->validation) && used < size) {
     used += (size_t)snprintf(line + used, size - used, " (%.4g)", progress->validation);
   }
+  if (isfinite(progress->accuracy) && used < size) {
+    used += (size_t)snprintf(line + used, size - used, "  right %.4g %%", 100 * progress->accuracy);
+  }
   if (used < size) {
     snprintf(line + used, size - used, "  rate %.3g  |g| %.3g  %.0f rows/s  %.0f s left",
              result->rate, result->norm, rate, left);
@@ -165,9 +168,13 @@ int train_report_step(struct tool *tool, const struct train_request *request,
   fprintf(report->csv, "%" PRIu64 ",%.9g,%.9g,%.9g,%" PRIu64 ",", progress->step, result->loss,
           result->rate, result->norm, result->skipped);
   if (isfinite(validation)) fprintf(report->csv, "%.17g", validation);
+  fputc(',', report->csv);
+  if (is_milestone && isfinite(progress->accuracy)) {
+    fprintf(report->csv, "%.9g", progress->accuracy);
+  }
   fprintf(report->csv, ",%.3f\n", (now_ms - report->start_ms) * 1e-3);
   if (!is_milestone && now_ms - report->shown_ms < wait_ms) return TOOL_OK;
-  char line[160];
+  char line[192];
   report->shown_ms = now_ms;
   write_line(request, progress, result, batch, report, line, sizeof line);
   tool_progress(tool, "%s", line);
@@ -236,10 +243,11 @@ static int print_json(struct tool *tool, const struct train_request *request,
   tool_device_title(clora_context_device(device->session.context), title, sizeof title);
   return tool_print_json(
       tool,
-      json_pack("{so,so,so,so,so,so,so,so,so,so,ss}", "output", tool_json_text(request->output),
+      json_pack("{so,so,so,so,so,so,so,so,so,so,so,ss}", "output", tool_json_text(request->output),
                 "device", tool_json_text(title), "steps", tool_json_number(progress->step), "loss",
                 tool_json_real(progress->loss), "validation", tool_json_real(progress->validation),
-                "best", tool_json_real(progress->best), "best_step",
+                "best", tool_json_real(progress->best), "accuracy",
+                tool_json_real(progress->best_accuracy), "best_step",
                 tool_json_number(progress->best_step), "alpha", tool_json_real(alpha), "skipped",
                 tool_json_number(result->skipped), "rows_per_s",
                 tool_json_real(rows_per_second(progress, device->batch, report)), "ended", why));
@@ -260,6 +268,9 @@ int train_report_end(struct tool *tool, const struct train_request *request,
   if (result->skipped > 0) printf(", %" PRIu64 " steps skipped", result->skipped);
   if (isfinite(progress->best)) {
     printf("\nbest      validation %.6g at step %" PRIu64, progress->best, progress->best_step);
+    if (isfinite(progress->best_accuracy)) {
+      printf(", %.4g %% of the labels right", 100 * progress->best_accuracy);
+    }
   }
   printf("\n");
   if (strcmp(why, "stopped") != 0) {

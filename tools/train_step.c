@@ -22,18 +22,24 @@ static int make_matrix(struct tool *tool, struct train_device *device, size_t *m
 static int make_matrices(struct tool *tool, const struct train_data *data, size_t r, bool drops,
                          struct train_device *d) {
   size_t made = 0;
+  bool has_labels = data->labels.count > 0;
   TOOL_TRY(make_matrix(tool, d, &made, "x", d->batch, data->d_in, &d->x));
   TOOL_TRY(make_matrix(tool, d, &made, "t", d->batch, r, &d->t));
   TOOL_TRY(make_matrix(tool, d, &made, "y", d->batch, data->d_out, &d->y));
-  TOOL_TRY(make_matrix(tool, d, &made, "the target", d->batch, data->d_out, &d->target));
+  TOOL_TRY(make_matrix(tool, d, &made, "the target", d->batch, has_labels ? 1 : data->d_out,
+                       &d->target));
   TOOL_TRY(make_matrix(tool, d, &made, "dy", d->batch, data->d_out, &d->dy));
   TOOL_TRY(make_matrix(tool, d, &made, "the loss of rows", d->batch, 1, &d->row_loss));
   TOOL_TRY(make_matrix(tool, d, &made, "the loss", 1, 1, &d->loss));
   d->dropped = d->x;
   if (drops) TOOL_TRY(make_matrix(tool, d, &made, "x", d->batch, data->d_in, &d->dropped));
-  TOOL_TRY(tool_allocate(tool, "x", d->batch * data->d_in, &d->x_host));
-  TOOL_TRY(tool_allocate(tool, "y", d->batch * data->d_out, &d->y_host));
-  return tool_allocate(tool, "the loss of rows", d->batch, &d->rows_host);
+  TOOL_TRY(tool_allocate(tool, "x", d->batch * data->d_in, &d->host.x));
+  TOOL_TRY(tool_allocate(tool, "y", d->batch * data->d_out, &d->host.y));
+  d->host.labels = has_labels ? calloc(d->batch, sizeof *d->host.labels) : NULL;
+  if (has_labels && d->host.labels == NULL) {
+    return tool_fail(tool, TOOL_FAILURE, "no memory for %zu labels", d->batch);
+  }
+  return tool_allocate(tool, "the loss of rows", d->batch, &d->losses_host);
 }
 
 static int make_layer(struct tool *tool, const struct train_request *request,
@@ -88,8 +94,10 @@ static clora_backward_options backward_options(const struct train_device *device
                                   .scratch = device->scratch};
 }
 
+/* With labels y holds what the base adds. */
 static clora_forward_options forward_options(const struct train_device *device) {
-  return (clora_forward_options){.t = &device->t, .scratch = device->scratch};
+  return (clora_forward_options){
+      .beta = device->host.labels != NULL ? 1 : 0, .t = &device->t, .scratch = device->scratch};
 }
 
 static int make_scratch(struct tool *tool, struct train_device *device) {
@@ -161,18 +169,19 @@ void train_device_close(struct train_device *device) {
   clora_optimizer_destroy(device->optimizer);
   clora_layer_destroy(device->layer);
   tool_session_close(&device->session);
-  free(device->x_host);
-  free(device->y_host);
-  free(device->rows_host);
+  free(device->host.x);
+  free(device->host.y);
+  free(device->host.labels);
+  free(device->losses_host);
 }
 
 /* ---- steps ---- */
 
 static int write_matrix(struct tool *tool, const struct train_device *device, const clora_matrix *m,
-                        const float *values) {
+                        const void *values) {
   TOOL_CL(tool, "clEnqueueWriteBuffer",
           clEnqueueWriteBuffer(device->session.queue, m->mem, CL_TRUE, 0,
-                               m->rows * m->cols * sizeof *values, values, 0, NULL, NULL));
+                               m->rows * m->cols * sizeof(float), values, 0, NULL, NULL));
   return TOOL_OK;
 }
 
@@ -217,9 +226,22 @@ static int forward(struct tool *tool, const struct train_device *device, const c
   const clora_loss_options losses = {&device->row_loss, &device->loss, dy};
   TOOL_CLORA(
       tool, clora_enqueue_forward(s->queue, device->layer, x, &device->y, &options, 0, NULL, NULL));
-  TOOL_CLORA(tool, clora_enqueue_mse(s->queue, s->context, &device->y, &device->target, &losses, 0,
-                                     NULL, NULL));
+  if (device->host.labels != NULL) {
+    TOOL_CLORA(tool, clora_enqueue_cross_entropy(s->queue, s->context, &device->y,
+                                                 device->target.mem, 0, &losses, 0, NULL, NULL));
+  } else {
+    TOOL_CLORA(tool, clora_enqueue_mse(s->queue, s->context, &device->y, &device->target, &losses,
+                                       0, NULL, NULL));
+  }
   return TOOL_OK;
+}
+
+static int write_rows(struct tool *tool, const struct train_device *device) {
+  const struct train_rows *host = &device->host;
+  TOOL_TRY(write_matrix(tool, device, &device->x, host->x));
+  if (host->labels == NULL) return write_matrix(tool, device, &device->target, host->y);
+  TOOL_TRY(write_matrix(tool, device, &device->target, host->labels));
+  return write_matrix(tool, device, &device->y, host->y);
 }
 
 /* Up to the gradients, of the rows from this place of the stream on. */
@@ -228,9 +250,8 @@ int train_gradients(struct tool *tool, const struct train_request *request, stru
   const struct tool_session *s = &device->session;
   const clora_backward_options backward = backward_options(device);
   const clora_dropout_options drop = {.p = request->dropout, .seed = request->seed, .call = step};
-  train_data_take(data, step * device->batch, device->batch, device->x_host, device->y_host);
-  TOOL_TRY(write_matrix(tool, device, &device->x, device->x_host));
-  TOOL_TRY(write_matrix(tool, device, &device->target, device->y_host));
+  train_data_take(data, step * device->batch, device->batch, &device->host);
+  TOOL_TRY(write_rows(tool, device));
   if (drop.p > 0) {
     TOOL_CLORA(tool, clora_enqueue_dropout(s->queue, s->context, &device->x, &device->dropped,
                                            &drop, 0, NULL, NULL));
@@ -265,20 +286,34 @@ int train_step(struct tool *tool, const struct train_request *request, struct tr
                    (unsigned long long)step + 1, (double)loss, cause != NULL ? cause : "the loss");
 }
 
+/* Whether no other column of y is as large as that of the label. */
+static bool is_right(const struct train_device *device, size_t row) {
+  size_t cols = device->y.cols, label = (size_t)device->host.labels[row];
+  const float *y = device->host.y + row * cols;
+  for (size_t o = 0; o < cols; o++) {
+    if (o != label && !(y[o] < y[label])) return false;
+  }
+  return true;
+}
+
 /* The last batch is filled up with rows that do not count. */
 int train_evaluate(struct tool *tool, const struct train_data *data, struct train_device *device,
-                   double *loss) {
+                   double *loss, double *accuracy) {
+  bool has_labels = device->host.labels != NULL;
   double sum = 0;
+  size_t right = 0;
   for (size_t first = 0; first < data->held; first += device->batch) {
-    train_data_take_held(data, first, device->batch, device->x_host, device->y_host);
-    TOOL_TRY(write_matrix(tool, device, &device->x, device->x_host));
-    TOOL_TRY(write_matrix(tool, device, &device->target, device->y_host));
+    train_data_take_held(data, first, device->batch, &device->host);
+    TOOL_TRY(write_rows(tool, device));
     TOOL_TRY(forward(tool, device, &device->x, NULL));
-    TOOL_TRY(read_matrix(tool, device, &device->row_loss, device->rows_host));
+    TOOL_TRY(read_matrix(tool, device, &device->row_loss, device->losses_host));
+    if (has_labels) TOOL_TRY(read_matrix(tool, device, &device->y, device->host.y));
     for (size_t i = 0; i < device->batch && first + i < data->held; i++) {
-      sum += (double)device->rows_host[i];
+      sum += (double)device->losses_host[i];
+      if (has_labels) right += is_right(device, i);
     }
   }
   *loss = sum / (double)data->held;
+  *accuracy = has_labels ? (double)right / (double)data->held : (double)NAN;
   return TOOL_OK;
 }

@@ -36,7 +36,7 @@ static int compute_loss(struct tool *tool, struct check *c, double *loss) {
   TOOL_CLORA(tool, clora_reference_forward(&c->problem, c->y, NULL));
   *loss = 0;
   for (size_t n = 0; n < count; n++) {
-    double difference = c->y[n] - (double)c->device->y_host[n];
+    double difference = c->y[n] - (double)c->device->host.y[n];
     *loss += difference * difference / (double)count;
   }
   return TOOL_OK;
@@ -79,7 +79,7 @@ static void measure_row(struct check *c, size_t i) {
   double factor = 2 / (double)(p->rows * p->d_out);
   for (size_t o = 0; o < p->d_out; o++) {
     size_t n = i * p->d_out + o;
-    c->dy[n] = factor * fabs(c->y[n] - (double)c->device->y_host[n]);
+    c->dy[n] = factor * fabs(c->y[n] - (double)c->device->host.y[n]);
     c->dy_error[n] = factor * c->y_bound[n] * (1 + gamma_of(3)) + gamma_of(3) * c->dy[n];
   }
   for (size_t j = 0; j < p->r; j++) {
@@ -249,6 +249,9 @@ static int check_and_put_back(struct tool *tool, const struct train_request *req
 int train_verify(struct tool *tool, const struct train_request *request, struct train_data *data,
                  struct train_device *device) {
   float scale;
+  if (request->classes > 0) {
+    return tool_fail(tool, TOOL_USAGE, "--verify knows squared errors, and --classes is given");
+  }
   TOOL_CLORA(tool, clora_layer_read_scale(device->layer, &scale));
   struct check c = {
       .device = device,
