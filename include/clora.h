@@ -594,6 +594,9 @@ CLORA_API clora_status clora_adapter_add_new(clora_adapter *adapter, const char 
 CLORA_API clora_status clora_adapter_transpose_base(clora_adapter *adapter, size_t index,
                                                     bool transposed);
 
+/* Says with which dropout it was trained, 0 <= p < 1: a PEFT config's lora_dropout. */
+CLORA_API clora_status clora_adapter_note_dropout(clora_adapter *adapter, double p);
+
 /* Writes the adapter: as .gguf, .safetensors (kohya) or .npy by the path's ending, else as a PEFT
  * folder. Every file is complete on disk before it takes its place; where a format has two, a
  * failure between the two renames leaves one new and one old file, each complete. What the format

@@ -387,6 +387,16 @@ clora_status clora_adapter_transpose_base(clora_adapter *adapter, size_t index, 
   return CLORA_OK;
 }
 
+clora_status clora_adapter_note_dropout(clora_adapter *adapter, double p) {
+  CHECK(adapter != NULL, CLORA_INVALID_ARGUMENT, "adapter is NULL");
+  CHECK(p >= 0 && p < 1, CLORA_INVALID_ARGUMENT, "p is %g, it must be at least 0 and below 1", p);
+  json_t **config = &adapter->host.config;
+  if (*config == NULL) *config = json_object();
+  int failed = json_object_set_new(*config, "lora_dropout", json_real(p));
+  CHECK(failed == 0, CLORA_OUT_OF_MEMORY, "no memory for the config");
+  return CLORA_OK;
+}
+
 /* count values as the dtype will hold them, given or drawn. */
 static void fill(const clora_layer_options *options, uint64_t stream, const float *given,
                  size_t count, float *values) {

@@ -238,6 +238,8 @@ START_TEST(a_new_layer_needs_no_device) {
   ck_ok(clora_adapter_describe(adapter, 1, &layer));
   ck_assert(layer.base_transposed);
   ck_fails(clora_adapter_transpose_base(adapter, 2, true), CLORA_INVALID_ARGUMENT, "has 2 layers");
+  ck_ok(clora_adapter_note_dropout(adapter, 0.25));
+  ck_fails(clora_adapter_note_dropout(adapter, 1), CLORA_INVALID_ARGUMENT, "p is 1");
   const float endless[] = {1, (float)INFINITY};
   ck_fails(clora_adapter_add_new(
                adapter, "endless",

@@ -197,6 +197,7 @@ cmp -s <(cut -d , -f 1-7 digits/metrics.csv) <(cut -d , -f 1-7 again/metrics.csv
 
 some=("${small[@]}" --dropout 0.1 --learn-alpha --validation 0.1 --schedule linear --warmup 3)
 expect 0 train "${some[@]}" --steps 21 --checkpoint-every 6 --keep 9 -o whole
+grep -q '"lora_dropout": 0.1,' whole/adapter_config.json || fail "the dropout is not written"
 cp -r whole part
 rm -r part/step-000012 part/step-000018 part/step-000021
 expect 0 train --resume part

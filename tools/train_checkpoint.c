@@ -147,6 +147,7 @@ static int make_adapter(struct tool *tool, const struct train_request *request,
   if (status == CLORA_OK) {
     status = clora_adapter_transpose_base(*adapter, 0, request->is_fan_in_fan_out);
   }
+  if (status == CLORA_OK) status = clora_adapter_note_dropout(*adapter, request->dropout);
   if (status == CLORA_OK) return TOOL_OK;
   clora_adapter_destroy(*adapter);
   return tool_fail_status(tool, status);
