@@ -509,8 +509,8 @@ typedef struct clora_array {
   float *values; /* owned by the array when it was loaded */
 } clora_array;
 
-/* Reads f2, f4, f8, u1, i4 or i8 (rounded to f32), header versions 1 to 3. Release with clora_array_free().
- * *array is untouched after a failure. */
+/* Reads f2, f4, f8, u1, i4 or i8 (rounded to f32), header versions 1 to 3. Release with
+ * clora_array_free(). *array is untouched after a failure. */
 CLORA_API clora_status clora_array_load(const char *path, clora_array *array);
 
 /* Writes f4 under a temporary name, syncs, and renames: the path holds the old file or the new. */
@@ -697,11 +697,12 @@ CLORA_API clora_status clora_adapter_columns(const clora_adapter *adapter, size_
                                              float *shifts);
 
 /* y[i,o] = factors[o] * y[i,o] + shifts[o]; y [rows, d_out] row-major in any dtype, factors and
- * shifts f32 [1, d_out]. Its kernel is built and checked at the first call. */
+ * shifts f32 [1, d_out]. */
 CLORA_API clora_status clora_enqueue_columns(cl_command_queue queue, clora_context *context,
                                              const clora_matrix *y, const clora_matrix *factors,
                                              const clora_matrix *shifts, cl_uint wait_count,
                                              const cl_event *wait_list, cl_event *event);
+CLORA_API clora_status clora_prepare_columns(clora_context *context, clora_dtype dtype); /* of y */
 
 /* Sums, ranks, and adapters from dense weights. */
 
@@ -870,6 +871,9 @@ CLORA_API clora_status clora_enqueue_linear(cl_command_queue queue, clora_contex
 CLORA_API clora_status clora_linear_workspace(const clora_context *context, const clora_matrix *x,
                                               const clora_matrix *w, const clora_matrix *y,
                                               const clora_linear_options *options, size_t *bytes);
+CLORA_API clora_status clora_prepare_linear(clora_context *context, const clora_matrix *x,
+                                            const clora_matrix *w, const clora_matrix *y,
+                                            const clora_linear_options *options);
 
 /* Which gradients of the dense layer to compute: those that are not NULL, dx in the dtype of dy,
  * the others f32 and row-major. */
@@ -895,9 +899,12 @@ CLORA_API clora_status clora_linear_backward_workspace(const clora_context *cont
                                                        const clora_matrix *dy,
                                                        const clora_linear_backward_options *options,
                                                        size_t *bytes);
+CLORA_API clora_status clora_prepare_linear_backward(clora_context *context, const clora_matrix *x,
+                                                     const clora_matrix *w, const clora_matrix *dy,
+                                                     const clora_linear_backward_options *options);
 
 /* The operations below take row-major matrices of one shape and dtype, in place where a view is
- * given twice. Their kernels are built and checked at the first call. */
+ * given twice. One kernel serves every shape of a dtype. */
 
 typedef enum clora_activation {
   CLORA_RELU,     /* max(0, x); its gradient at 0 is 0 */
@@ -914,6 +921,9 @@ CLORA_API clora_status clora_enqueue_activation_backward(
     cl_command_queue queue, clora_context *context, clora_activation kind, const clora_matrix *x,
     const clora_matrix *dy, const clora_matrix *dx, cl_uint wait_count, const cl_event *wait_list,
     cl_event *event);
+/* Of both. */
+CLORA_API clora_status clora_prepare_activation(clora_context *context, clora_activation kind,
+                                                clora_dtype dtype);
 
 /* y = beta*y + x / (1 - p) for the elements that are kept, beta*y for the others, each dropped with
  * probability p. Which are kept follows from seed, call and the element's place in the matrix
@@ -929,6 +939,7 @@ CLORA_API clora_status clora_enqueue_dropout(cl_command_queue queue, clora_conte
                                              const clora_dropout_options *options,
                                              cl_uint wait_count, const cl_event *wait_list,
                                              cl_event *event);
+CLORA_API clora_status clora_prepare_dropout(clora_context *context, clora_dtype dtype);
 
 /* What a loss gives. */
 typedef struct clora_loss_options {
@@ -942,6 +953,7 @@ CLORA_API clora_status clora_enqueue_mse(cl_command_queue queue, clora_context *
                                          const clora_matrix *y, const clora_matrix *target,
                                          const clora_loss_options *options, cl_uint wait_count,
                                          const cl_event *wait_list, cl_event *event);
+CLORA_API clora_status clora_prepare_mse(clora_context *context, clora_dtype dtype); /* of y */
 
 /* Softmax cross-entropy: log(sum over o of exp(y[i,o])) - y[i, labels[i]]. labels holds a cl_int a
  * row from element labels_offset on; one that is no column of y makes its row NaN. */
@@ -951,6 +963,7 @@ CLORA_API clora_status clora_enqueue_cross_entropy(cl_command_queue queue, clora
                                                    const clora_loss_options *options,
                                                    cl_uint wait_count, const cl_event *wait_list,
                                                    cl_event *event);
+CLORA_API clora_status clora_prepare_cross_entropy(clora_context *context, clora_dtype dtype);
 
 typedef enum clora_optimizer_kind {
   CLORA_ADAMW, /* Loshchilov and Hutter, arXiv 1711.05101 */

@@ -249,5 +249,91 @@ START_TEST(adapters_over_frozen_layers_learn_as_in_pytorch) {
 }
 END_TEST
 
-DEVICE_TEST_MAIN("network", the_documented_network_trains_as_in_pytorch,
+/* What a step has besides LoRA layers and optimizers, in the order of its calls. */
+struct parts {
+  clora_context *context;
+  cl_command_queue queue;
+  struct guarded x, w, bias, y, dy, dw, dbias, rows;
+  cl_mem labels;
+};
+
+enum { PARTS = 8 };
+
+static clora_status enqueue_part(const struct parts *p, int part) {
+  const clora_matrix *x = &p->x.matrix, *w = &p->w.matrix, *y = &p->y.matrix, *dy = &p->dy.matrix;
+  const clora_linear_options linear = {.bias = &p->bias.matrix};
+  const clora_linear_backward_options gradients = {.dw = &p->dw.matrix, .dbias = &p->dbias.matrix};
+  const clora_dropout_options drop = {.p = 0.5};
+  const clora_loss_options loss = {&p->rows.matrix, NULL, dy};
+  cl_command_queue q = p->queue;
+  clora_context *c = p->context;
+  switch (part) {
+    case 0:
+      return clora_enqueue_linear(q, c, x, w, y, &linear, 0, NULL, NULL);
+    case 1:
+      return clora_enqueue_activation(q, c, CLORA_RELU, y, y, 0, NULL, NULL);
+    case 2:
+      return clora_enqueue_dropout(q, c, y, y, &drop, 0, NULL, NULL);
+    case 3:
+      return clora_enqueue_columns(q, c, y, &p->bias.matrix, &p->bias.matrix, 0, NULL, NULL);
+    case 4:
+      return clora_enqueue_mse(q, c, y, y, &loss, 0, NULL, NULL);
+    case 5:
+      return clora_enqueue_cross_entropy(q, c, y, p->labels, 0, &loss, 0, NULL, NULL);
+    case 6:
+      return clora_enqueue_activation_backward(q, c, CLORA_RELU, y, dy, dy, 0, NULL, NULL);
+    default:
+      return clora_enqueue_linear_backward(q, c, x, w, dy, &gradients, 0, NULL, NULL);
+  }
+}
+
+static void prepare_parts(const struct parts *p) {
+  const clora_matrix *x = &p->x.matrix, *w = &p->w.matrix, *y = &p->y.matrix, *dy = &p->dy.matrix;
+  const clora_linear_options linear = {.bias = &p->bias.matrix};
+  const clora_linear_backward_options gradients = {.dw = &p->dw.matrix, .dbias = &p->dbias.matrix};
+  ck_ok(clora_prepare_linear(p->context, x, w, y, &linear));
+  ck_ok(clora_prepare_linear_backward(p->context, x, w, dy, &gradients));
+  ck_ok(clora_prepare_activation(p->context, CLORA_RELU, CLORA_F32));
+  ck_ok(clora_prepare_dropout(p->context, CLORA_F32));
+  ck_ok(clora_prepare_columns(p->context, CLORA_F32));
+  ck_ok(clora_prepare_mse(p->context, CLORA_F32));
+  ck_ok(clora_prepare_cross_entropy(p->context, CLORA_F32));
+  ck_fails(clora_prepare_dropout(p->context, (clora_dtype)9), CLORA_INVALID_ARGUMENT,
+           "unknown dtype 9");
+}
+
+START_TEST(what_is_prepared_needs_no_compiler) {
+  struct parts p;
+  cl_int code;
+  ck_ok(clora_context_create(
+      &(clora_context_options){.selector = getenv("CLORA_TEST_DEVICE"), .no_compile = true},
+      &p.context));
+  p.queue = ordered_queue(p.context);
+  p.x = empty(p.context, 5, 7);
+  p.w = empty(p.context, 7, 3);
+  p.bias = empty(p.context, 1, 3);
+  p.y = empty(p.context, 5, 3);
+  p.dy = empty(p.context, 5, 3);
+  p.dw = empty(p.context, 7, 3);
+  p.dbias = empty(p.context, 1, 3);
+  p.rows = empty(p.context, 5, 1);
+  p.labels = clCreateBuffer(clora_context_opencl(p.context), CL_MEM_READ_WRITE, 5 * sizeof(cl_int),
+                            NULL, &code);
+  ck_assert_int_eq(code, CL_SUCCESS);
+  for (int i = 0; i < PARTS; i++) {
+    ck_fails(enqueue_part(&p, i), CLORA_NOT_PREPARED, "is not prepared");
+  }
+  prepare_parts(&p);
+  for (int i = 0; i < PARTS; i++) ck_ok(enqueue_part(&p, i));
+  clFinish(p.queue);
+  struct guarded *all[] = {&p.x, &p.w, &p.bias, &p.y, &p.dy, &p.dw, &p.dbias, &p.rows};
+  free_all(all, sizeof all / sizeof *all);
+  clReleaseMemObject(p.labels);
+  clReleaseCommandQueue(p.queue);
+  clora_context_destroy(p.context);
+}
+END_TEST
+
+DEVICE_TEST_MAIN("network", what_is_prepared_needs_no_compiler,
+                 the_documented_network_trains_as_in_pytorch,
                  adapters_over_frozen_layers_learn_as_in_pytorch)

@@ -128,6 +128,20 @@ static void note_plan(const char *explained, struct train_device *device) {
   }
 }
 
+/* The loss, and dropout. */
+static int prepare_others(struct tool *tool, const struct train_device *device) {
+  clora_context *context = device->session.context;
+  if (device->host.labels != NULL) {
+    TOOL_CLORA(tool, clora_prepare_cross_entropy(context, CLORA_F32));
+  } else {
+    TOOL_CLORA(tool, clora_prepare_mse(context, CLORA_F32));
+  }
+  if (device->dropped.mem != device->x.mem) {
+    TOOL_CLORA(tool, clora_prepare_dropout(context, CLORA_F32));
+  }
+  return TOOL_OK;
+}
+
 static int prepare(struct tool *tool, struct train_device *device) {
   const clora_forward_options forward = forward_options(device);
   const clora_backward_options backward = backward_options(device);
@@ -136,6 +150,7 @@ static int prepare(struct tool *tool, struct train_device *device) {
   TOOL_CLORA(tool, clora_prepare_forward(device->layer, &device->x, &device->y, &forward));
   TOOL_CLORA(tool, clora_prepare_backward(device->layer, &device->x, &device->dy, &backward));
   TOOL_CLORA(tool, clora_prepare_step(device->optimizer));
+  TOOL_TRY(prepare_others(tool, device));
   TOOL_CLORA(tool, clora_explain_forward(device->layer, &device->x, &device->y, &forward, explained,
                                          sizeof explained));
   note_plan(explained, device);

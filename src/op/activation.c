@@ -57,24 +57,42 @@ static clora_status check_backward(struct clora__probe *probe, struct clora__ker
   return check(probe, kernel, true, worst);
 }
 
-static clora_status enqueue(cl_command_queue queue, clora_context *context, clora_activation kind,
-                            const clora_matrix *x, const clora_matrix *dy, const clora_matrix *out,
-                            cl_uint wait_count, const cl_event *wait_list, cl_event *event) {
+static clora_status prepare(clora_context *context, clora_activation kind, bool is_backward,
+                            clora_dtype dtype, bool may_build, struct clora__kernel **kernel) {
   static const struct clora__task forward = {clora__source_activation, "activation", check_forward},
                                   backward = {clora__source_activation, "activation_backward",
                                               check_backward};
-  struct clora__kernel *kernel;
-  struct clora__chain chain;
-  struct clora__knobs knobs = {.out = out->dtype};
+  struct clora__knobs knobs = {.out = dtype};
+  clora__knob(&knobs, "KIND", kind);
+  return clora__task(context, is_backward ? &backward : &forward, &knobs, may_build, kernel);
+}
+
+static clora_status check_kind(clora_activation kind) {
   CHECK((unsigned)kind <= CLORA_GELU_TANH, CLORA_INVALID_ARGUMENT, "unknown activation %d",
         (int)kind);
-  clora__knob(&knobs, "KIND", kind);
+  return CLORA_OK;
+}
+
+clora_status clora_prepare_activation(clora_context *context, clora_activation kind,
+                                      clora_dtype dtype) {
+  struct clora__kernel *kernel;
+  TRY(clora__same_check_dtype(context, dtype));
+  TRY(check_kind(kind));
+  TRY(prepare(context, kind, false, dtype, true, &kernel));
+  return prepare(context, kind, true, dtype, true, &kernel);
+}
+
+static clora_status enqueue(cl_command_queue queue, clora_context *context, clora_activation kind,
+                            const clora_matrix *x, const clora_matrix *dy, const clora_matrix *out,
+                            cl_uint wait_count, const cl_event *wait_list, cl_event *event) {
+  struct clora__kernel *kernel;
+  struct clora__chain chain;
+  TRY(check_kind(kind));
   TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
   if (out->rows * out->cols == 0) {
     return clora__chain_end(&chain, clora__chain_barrier(&chain), event);
   }
-  TRY(clora__task(context, dy != NULL ? &backward : &forward, &knobs, !context->no_compile,
-                  &kernel));
+  TRY(prepare(context, kind, dy != NULL, out->dtype, !context->no_compile, &kernel));
   return clora__chain_end(&chain, run(&chain, kernel, x, dy, out), event);
 }
 

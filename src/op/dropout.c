@@ -65,11 +65,23 @@ static clora_status check(struct clora__probe *probe, struct clora__kernel *kern
   return clora__probe_compare(probe, "y", &y, space, space + count, worst);
 }
 
+static clora_status prepare(clora_context *context, clora_dtype dtype, bool may_build,
+                            struct clora__kernel **kernel) {
+  static const struct clora__task task = {clora__source_dropout, "dropout", check};
+  const struct clora__knobs knobs = {.out = dtype};
+  return clora__task(context, &task, &knobs, may_build, kernel);
+}
+
+clora_status clora_prepare_dropout(clora_context *context, clora_dtype dtype) {
+  struct clora__kernel *kernel;
+  TRY(clora__same_check_dtype(context, dtype));
+  return prepare(context, dtype, true, &kernel);
+}
+
 clora_status clora_enqueue_dropout(cl_command_queue queue, clora_context *context,
                                    const clora_matrix *x, const clora_matrix *y,
                                    const clora_dropout_options *options, cl_uint wait_count,
                                    const cl_event *wait_list, cl_event *event) {
-  static const struct clora__task task = {clora__source_dropout, "dropout", check};
   struct clora__kernel *kernel;
   struct clora__chain chain;
   TRY(clora__context_check(context));
@@ -82,7 +94,6 @@ clora_status clora_enqueue_dropout(cl_command_queue queue, clora_context *contex
   TRY(clora__same_or_apart("y", y, "x", x));
   TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
   if (y->rows * y->cols == 0) return clora__chain_end(&chain, clora__chain_barrier(&chain), event);
-  const struct clora__knobs knobs = {.out = y->dtype};
-  TRY(clora__task(context, &task, &knobs, !context->no_compile, &kernel));
+  TRY(prepare(context, y->dtype, !context->no_compile, &kernel));
   return clora__chain_end(&chain, run(&chain, kernel, x, y, options), event);
 }

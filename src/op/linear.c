@@ -47,11 +47,11 @@ static clora_status finish(struct linear *l, bool has_ones) {
   return CLORA_OK;
 }
 
-static clora_status plan(struct linear *l) {
+static clora_status plan(struct linear *l, bool may_build) {
   for (int i = 0; i < STEP_LIMIT; i++) {
     struct step *s = &l->steps[i];
     if (s->product == NULL) continue;
-    TRY(clora__plan(l->context, s->product, &s->problem, !l->context->no_compile, &s->plan));
+    TRY(clora__plan(l->context, s->product, &s->problem, may_build, &s->plan));
   }
   return CLORA_OK;
 }
@@ -127,6 +127,14 @@ clora_status clora_linear_workspace(const clora_context *context, const clora_ma
   return CLORA_OK;
 }
 
+clora_status clora_prepare_linear(clora_context *context, const clora_matrix *x,
+                                  const clora_matrix *w, const clora_matrix *y,
+                                  const clora_linear_options *options) {
+  struct linear l;
+  TRY(describe(context, x, w, y, options ? options : &forward_defaults, &l));
+  return x->rows == 0 ? CLORA_OK : plan(&l, true);
+}
+
 clora_status clora_enqueue_linear(cl_command_queue queue, clora_context *context,
                                   const clora_matrix *x, const clora_matrix *w,
                                   const clora_matrix *y, const clora_linear_options *options,
@@ -139,7 +147,7 @@ clora_status clora_enqueue_linear(cl_command_queue queue, clora_context *context
   TRY(check_forward_memory(context, x, w, y, o->bias));
   TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
   if (x->rows == 0) return clora__chain_end(&chain, clora__chain_barrier(&chain), event);
-  TRY(plan(&l));
+  TRY(plan(&l, !context->no_compile));
   const clora_matrix *const used[] = {x, w, y, o->bias};
   TRY(clora__workspace_open(context, o->scratch, o->scratch_offset_bytes, l.workspace_bytes, 4,
                             used, &workspace));
@@ -232,6 +240,14 @@ clora_status clora_linear_backward_workspace(const clora_context *context, const
   return CLORA_OK;
 }
 
+clora_status clora_prepare_linear_backward(clora_context *context, const clora_matrix *x,
+                                           const clora_matrix *w, const clora_matrix *dy,
+                                           const clora_linear_backward_options *options) {
+  struct linear l;
+  TRY(describe_backward(context, x, w, dy, options, &l));
+  return dy->rows == 0 ? CLORA_OK : plan(&l, true);
+}
+
 /* Without rows the gradients are zero, or what they were. */
 static clora_status enqueue_zeros(struct clora__chain *chain,
                                   const clora_linear_backward_options *o) {
@@ -253,7 +269,7 @@ clora_status clora_enqueue_linear_backward(cl_command_queue queue, clora_context
   TRY(check_backward_memory(context, x, w, dy, options));
   TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
   if (dy->rows == 0) return clora__chain_end(&chain, enqueue_zeros(&chain, options), event);
-  TRY(plan(&l));
+  TRY(plan(&l, !context->no_compile));
   const clora_matrix *const used[] = {x, w, dy, options->dx, options->dw, options->dbias};
   TRY(clora__workspace_open(context, options->scratch, options->scratch_offset_bytes,
                             l.workspace_bytes, 6, used, &workspace));

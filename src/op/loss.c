@@ -148,26 +148,45 @@ static clora_status check_options(const clora_context *context, const clora_matr
   return clora__matrix_check_overlap("dy", o->dy, "loss", o->loss);
 }
 
-static clora_status enqueue(cl_command_queue queue, clora_context *context, const clora_matrix *y,
-                            const struct goal *goal, const clora_loss_options *o,
-                            cl_uint wait_count, const cl_event *wait_list, cl_event *event) {
+struct kernels {
+  struct clora__kernel *rows, *mean;
+};
+
+static clora_status prepare(clora_context *context, bool is_mse, clora_dtype dtype, bool may_build,
+                            struct kernels *kernels) {
   static const struct clora__task mse = {clora__source_loss, "loss_mse", check_mse},
                                   cross_entropy = {clora__source_loss, "loss_cross_entropy",
                                                    check_cross_entropy},
                                   mean = {clora__source_loss, "loss_mean", check_mean};
-  struct clora__kernel *rows_kernel, *mean_kernel;
-  struct clora__chain chain;
-  struct clora__knobs knobs = {.out = y->dtype};
-  bool may_build = !context->no_compile;
-  TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
+  struct clora__knobs knobs = {.out = dtype};
   clora__knob(&knobs, "GROUP", clora__group_size(context, 64));
-  TRY(clora__task(context, goal->target != NULL ? &mse : &cross_entropy, &knobs, may_build,
-                  &rows_kernel));
+  TRY(clora__task(context, is_mse ? &mse : &cross_entropy, &knobs, may_build, &kernels->rows));
   knobs.out = CLORA_F32;
-  TRY(clora__task(context, &mean, &knobs, may_build, &mean_kernel));
-  clora_status status = run_rows(&chain, rows_kernel, y, goal, o->dy, o->row_loss);
+  return clora__task(context, &mean, &knobs, may_build, &kernels->mean);
+}
+
+clora_status clora_prepare_mse(clora_context *context, clora_dtype dtype) {
+  struct kernels kernels;
+  TRY(clora__same_check_dtype(context, dtype));
+  return prepare(context, true, dtype, true, &kernels);
+}
+
+clora_status clora_prepare_cross_entropy(clora_context *context, clora_dtype dtype) {
+  struct kernels kernels;
+  TRY(clora__same_check_dtype(context, dtype));
+  return prepare(context, false, dtype, true, &kernels);
+}
+
+static clora_status enqueue(cl_command_queue queue, clora_context *context, const clora_matrix *y,
+                            const struct goal *goal, const clora_loss_options *o,
+                            cl_uint wait_count, const cl_event *wait_list, cl_event *event) {
+  struct kernels kernels;
+  struct clora__chain chain;
+  TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
+  TRY(prepare(context, goal->target != NULL, y->dtype, !context->no_compile, &kernels));
+  clora_status status = run_rows(&chain, kernels.rows, y, goal, o->dy, o->row_loss);
   if (status == CLORA_OK && o->loss != NULL) {
-    status = run_mean(&chain, mean_kernel, o->row_loss, o->loss);
+    status = run_mean(&chain, kernels.mean, o->row_loss, o->loss);
   }
   return clora__chain_end(&chain, status, event);
 }

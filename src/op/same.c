@@ -15,6 +15,12 @@ clora_status clora__same_check(const clora_context *context, const char *name,
   return clora__matrix_check_memory(context, name, m, written);
 }
 
+clora_status clora__same_check_dtype(const clora_context *context, clora_dtype dtype) {
+  TRY(clora__context_check(context));
+  CHECK(clora_dtype_size(dtype) > 0, CLORA_INVALID_ARGUMENT, "unknown dtype %d", (int)dtype);
+  return CLORA_OK;
+}
+
 clora_status clora__same_or_apart(const char *written_name, const clora_matrix *written,
                                   const char *name, const clora_matrix *m) {
   bool same = written->mem == m->mem && written->offset == m->offset &&
