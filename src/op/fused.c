@@ -16,22 +16,12 @@ static const char *misfit(const struct clora__problem *problem) {
 
 #define CPU_RANK 64 /* also in kernels/fused_cpu.cl */
 
-/* Above this rank two launches win where many rows share what they pack. */
-#define PACK_RANK 32
-#define PACK_ROWS 48
-
 static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   size_t r = problem->weight.rows;
   if (problem->weight.transposed) return "B is transposed";
   if (r > CPU_RANK) return "r is above 64";
   const char *reason = misfit(problem);
   return reason != NULL ? reason : clora__cpu_misfit(device);
-}
-
-static const char *cpu_yields(const clora_device *device, const struct clora__problem *problem) {
-  (void)device;
-  bool reused = problem->weight.rows > PACK_RANK && problem->out.rows > PACK_ROWS;
-  return reused ? "two launches reuse packed panels at this rank" : NULL;
 }
 
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
@@ -152,7 +142,6 @@ static const struct clora__variant *const variants[] = {
         .source = clora__source_fused_cpu,
         .function = "fused_cpu",
         .misfit = cpu_misfit,
-        .yields = cpu_yields,
         .choose = cpu_choose,
         .choices = clora__cpu_choices,
         .grid = cpu_grid,
