@@ -205,9 +205,17 @@ static double try_choice(struct bench_gauge *gauge, enum bench_ceiling ceiling,
   return bench_quantile(TRIALS, rates, 0.5);
 }
 
+/* The index of the i-th width to try: from the device's own down, then those above. */
+static size_t width_at(const struct bench_gauge *gauge, size_t i) {
+  size_t own = 0;
+  while (own + 1 < WIDTHS && widths[own] < gauge->device->about.vector_width) own++;
+  return i <= own ? own - i : i;
+}
+
 static void choose(struct bench_gauge *gauge, enum bench_ceiling ceiling) {
   double best = 0;
-  for (size_t w = 0; w < WIDTHS; w++) {
+  for (size_t i = 0; i < WIDTHS; i++) {
+    size_t w = width_at(gauge, i);
     for (size_t d = 0; d < BENCH_COUNT(divisions); d++) {
       if (best > 0 && bench_seconds() > gauge->end) return;
       struct choice choice = {widths[w], divisions[d], gauge->kernels[w][ceiling], 0, 1};
