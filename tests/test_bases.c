@@ -1,6 +1,6 @@
-/* One tensor of a base.
+/* Bases: one tensor, and files that disagree.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "fixtures.h"
+#include "merge_test.h"
 
 START_TEST(reads_one_tensor) {
   const char *path = write_safetensors(
@@ -51,4 +51,44 @@ START_TEST(reads_the_values) {
 }
 END_TEST
 
-TEST_MAIN("bases", reads_one_tensor, reads_the_values)
+START_TEST(refuses_bases_that_disagree) {
+  static const struct {
+    const char *index, *words;
+  } rows[] = {
+      {"{}", "has no \"weight_map\""},
+      {"{\"weight_map\": {\"x\": 1}}", "\"weight_map: x\" is not a file name"},
+      {"{\"weight_map\": {\"x\": \"../b.safetensors\"}}", "\"../b.safetensors\" is not a plain"},
+      {"{\"weight_map\": {\"x\": \"/b.safetensors\"}}", "is not a plain file name"},
+      {"{\"weight_map\": {\"y\": \"b.safetensors\"}}",
+       "says that \"y\" is in \"b.safetensors\", and it is not"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\", \"model.m.q.bias\": \"a.safetensors\"}}",
+       "names 2 tensors, its shards hold 3"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\", \"x\": \"b.safetensors\"}}", "duplicate"},
+  };
+  struct clora__base base;
+  make_shards();
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    const char *path = own("base/other.index.json");
+    write_text(path, rows[n].index);
+    ck_fails(clora__base_open(&path, 1, &base), CLORA_BAD_FILE, rows[n].words);
+  }
+  const char *const twice[] = {own("base/a.safetensors"), own("base/a.safetensors")};
+  ck_fails(clora__base_open(twice, 2, &base), CLORA_INVALID_ARGUMENT, "two shards of one name");
+  write_base(own("c.safetensors"), names, bf16, shapes, 1, 1);
+  const char *const same[] = {own("base/a.safetensors"), own("c.safetensors")};
+  ck_fails(clora__base_open(same, 2, &base), CLORA_BAD_FILE,
+           "both hold the tensor \"model.m.q.weight\"");
+  const char *folder = own_folder;
+  ck_fails(clora__base_open(&folder, 1, &base), CLORA_BAD_FILE, "a folder with neither");
+  const char *zip = FORMATS "pickle/adapter_model.bin";
+  ck_fails(clora__base_open(&zip, 1, &base), CLORA_UNSUPPORTED,
+           "adapter_model.bin: a pickle, which can run code, is never opened; convert it");
+  const char *bare = write_file(own("model.pt"), "\x80\x02}q\0.", 6);
+  ck_fails(clora__base_open(&bare, 1, &base), CLORA_UNSUPPORTED,
+           "safetensors.torch.save_file(torch.load(FILE, weights_only=True)");
+  const char *cut = write_file(own("cut.safetensors"), "\x80\2\0\0\0\0\0\0{}", 10);
+  ck_fails(clora__base_open(&cut, 1, &base), CLORA_BAD_FILE, "cut.safetensors");
+}
+END_TEST
+
+TEST_MAIN("bases", reads_one_tensor, reads_the_values, refuses_bases_that_disagree)

@@ -1,0 +1,117 @@
+/* The files of a merge: shards and their index, interruptions and failures.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "merge_test.h"
+
+#include "base/os.h"
+
+START_TEST(merges_shards_into_a_folder) {
+  struct clora__host_adapter adapter;
+  make_adapter(&adapter, 1);
+  make_shards();
+  ck_ok(merge_into(&adapter, own("base"), own("out"), NULL)); /* by the folder */
+  ck_assert_uint_eq(count_files(own("out")), 3);
+  ck_same_files(own("base/b.safetensors"), own("out/b.safetensors"));
+  ck_same_files(own("base/model.safetensors.index.json"), own("out/model.safetensors.index.json"));
+  ck_same_elsewhere(own("base/a.safetensors"), own("out/a.safetensors"), "model.m.q.weight");
+  ck_assert_uint_eq(count_files(own_folder), 2);
+  ck_fails(merge_into(&adapter, own("base"), own("out"), NULL), CLORA_IO_FAILURE,
+           "out: exists already");
+  ck_ok(merge_into(&adapter, own("base/model.safetensors.index.json"), own("out2/"), NULL));
+  ck_same_files(own("out/a.safetensors"), own("out2/a.safetensors"));
+  const char *files[] = {own("base/a.safetensors"), own("base/b.safetensors")};
+  struct clora__base base;
+  ck_ok(clora__base_open(files, 2, &base));
+  ck_ok(clora__merge(&adapter, &base, own("out3"), NULL, NULL));
+  ck_assert_uint_eq(count_files(own("out3")), 2); /* no index was given */
+  ck_same_files(own("out/a.safetensors"), own("out3/a.safetensors"));
+  clora__base_close(&base);
+  clora__host_free(&adapter);
+}
+END_TEST
+
+START_TEST(leaves_the_base_alone) {
+  struct clora__host_adapter adapter;
+  make_adapter(&adapter, 1);
+  write_base(own("base.safetensors"), names, f32, shapes, 3, 1);
+  ck_fails(merge_into(&adapter, own("base.safetensors"), own("base.safetensors"), NULL),
+           CLORA_INVALID_ARGUMENT, "is the base itself");
+  ck_assert_int_eq(symlink("base.safetensors", own("link")), 0);
+  ck_fails(merge_into(&adapter, own("base.safetensors"), own("link"), NULL), CLORA_INVALID_ARGUMENT,
+           "is the base itself");
+  /* two layers for one tensor */
+  struct clora__host_layer *layer;
+  clora_adapter_layer about = adapter.items[0].about;
+  about.name = "model.m.q";
+  ck_ok(clora__host_add(&adapter, &about, &layer));
+  ck_fails(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL),
+           CLORA_UNSUPPORTED, "two layers or tensors of the adapter belong to");
+  clora__host_free(&adapter);
+  make_adapter(&adapter, 1)->b[0] = 3e38f;
+  ck_fails(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL),
+           CLORA_UNSUPPORTED, "row 0, column 0 of the merged weight is");
+  ck_assert_uint_eq(count_files(own_folder), 2);
+  clora__host_free(&adapter);
+}
+END_TEST
+
+static bool stop_after(uint64_t done, uint64_t total, void *user) {
+  ck_assert_uint_le(done, total);
+  return --*(int *)user > 0;
+}
+
+START_TEST(can_be_stopped) {
+  struct clora__host_adapter adapter;
+  struct clora__base base;
+  make_adapter(&adapter, 1);
+  make_shards();
+  const char *path = own("base");
+  ck_ok(clora__base_open(&path, 1, &base));
+  clora_status status = CLORA_CANCELLED;
+  int calls = 0;
+  while (status != CLORA_OK) {
+    int left = ++calls;
+    const clora_merge_options options = {.progress = stop_after, .user = &left};
+    status = clora__merge(&adapter, &base, own("out"), &options, NULL);
+    if (status != CLORA_OK) {
+      ck_fails(status, CLORA_CANCELLED, "the merge was stopped after");
+      ck_assert_uint_eq(count_files(own_folder), 1);
+    }
+  }
+  ck_assert_int_gt(calls, 3);
+  clora__base_close(&base);
+  clora__host_free(&adapter);
+}
+END_TEST
+
+/* Memory, reads, writes, syncs, renames: the result is whole or is not there. */
+START_TEST(survives_every_fault) {
+  struct clora__host_adapter adapter;
+  make_adapter(&adapter, 1);
+  make_shards();
+  ck_ok(merge_into(&adapter, own("base"), own("whole"), NULL));
+  clora_status status = CLORA_IO_FAILURE;
+  long k = 0;
+  while (status != CLORA_OK) {
+    struct clora__base base;
+    const char *path = own("base");
+    clora__fault_at(++k);
+    status = clora__base_open(&path, 1, &base);
+    if (status == CLORA_OK) status = clora__merge(&adapter, &base, own("out"), NULL, NULL);
+    clora__fault_at(0);
+    clora__base_close(&base);
+    size_t files = count_files(own_folder);
+    if (files == 3) { /* the sync of the folder above failed after the rename */
+      ck_assert_uint_eq(count_files(own("out")), 3);
+      ck_same_files(own("out/a.safetensors"), own("whole/a.safetensors"));
+      if (status != CLORA_OK) remove_tree(own("out"));
+    } else {
+      ck_assert_uint_eq(files, 2);
+    }
+  }
+  ck_assert_int_gt(k, 60);
+  clora__host_free(&adapter);
+}
+END_TEST
+
+TEST_MAIN("merge_files", merges_shards_into_a_folder, leaves_the_base_alone, can_be_stopped,
+          survives_every_fault)
