@@ -285,6 +285,34 @@ START_TEST(adds_a_bias_of_b) {
 }
 END_TEST
 
+/* As a weight is: what the base's dtype cannot hold is refused, never stored as infinity. */
+START_TEST(refuses_what_a_bias_cannot_hold) {
+  static const clora_dtype f16[] = {CLORA_F16, CLORA_F16, CLORA_F16};
+  struct clora__host_adapter adapter = {0};
+  struct clora__host_layer *layer;
+  ck_ok(clora__host_add(
+      &adapter,
+      &(clora_adapter_layer){
+          .name = "m.q", .d_in = 3, .d_out = 2, .r = 2, .alpha = 4, .scale = 2, .has_bias = true},
+      &layer));
+  layer->bias[1] = 32760;
+  write_base(own("base.safetensors"), names, f16, shapes, 3, 0);
+  ck_fails(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL),
+           CLORA_UNSUPPORTED,
+           "layer \"m.q\": column 1 of the merged bias is 65520.2, which f16 cannot hold");
+  ck_assert_int_ne(access(own("out.safetensors"), F_OK), 0);
+  layer->bias[1] = 32752; /* 65504 + 0.25 rounds to the largest of f16 */
+  ck_ok(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL));
+  layer->bias[1] = 0;
+  ck_ok(carry(&adapter, "norm.weight", "F32", 1, 5));
+  clora__encode(CLORA_F32, 65520, adapter.tensors[0].data + 8);
+  ck_fails(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL),
+           CLORA_UNSUPPORTED,
+           "\"norm.weight\": element 2 is 65520, which the base's f16 cannot hold");
+  clora__host_free(&adapter);
+}
+END_TEST
+
 TEST_MAIN("merge", merges_with_one_rounding, merges_into_a_transposed_base_as_peft_does,
           merged_gives_what_unmerged_gave, tells_what_rounding_undid, tells_what_is_not_finite,
-          writes_tensors_trained_whole_instead, adds_a_bias_of_b)
+          writes_tensors_trained_whole_instead, adds_a_bias_of_b, refuses_what_a_bias_cannot_hold)

@@ -13,6 +13,7 @@
 #include "file/dora.h"
 #include "file/json.h"
 #include "file/match.h"
+#include "file/values.h"
 
 enum { BLOCK_BYTES = 1 << 20 };
 
@@ -126,9 +127,7 @@ static clora_status open_rows(const struct change *change, struct rows *rows) {
   enum clora__number number = change->tensor->tensor->number;
   *rows = (struct rows){.layer = layer,
                         .number = number,
-                        .dtype = number == CLORA__F16    ? CLORA_F16
-                                 : number == CLORA__BF16 ? CLORA_BF16
-                                                         : CLORA_F32,
+                        .dtype = clora__stored_dtype(change->tensor->tensor),
                         .rows = about->base_transposed ? about->d_in : about->d_out,
                         .cols = about->base_transposed ? about->d_out : about->d_in,
                         .r = about->r,
@@ -309,23 +308,32 @@ static clora_status merge_layer(struct merge *merge, const struct change *change
 
 /* ---- what is small ---- */
 
-/* bias + scale * B's bias, one rounding. */
+/* values = bias + scale * B's bias, by the rule of the weights: one rounding, and what is no
+ * number, or is added nothing, stays. */
+static clora_status add_bias(struct merge *merge, const struct clora__host_layer *layer,
+                             clora_dtype dtype, float *values) {
+  const clora_adapter_layer *about = &layer->about;
+  for (size_t o = 0; o < about->d_out; o++) {
+    double before = (double)values[o], added = about->scale * (double)layer->bias[o];
+    merge->report->not_finite += !isfinite(before);
+    if (added == 0 || !isfinite(before)) continue;
+    values[o] = clora__dtype_narrow(dtype, before + added);
+    CHECK(isfinite(values[o]), CLORA_UNSUPPORTED,
+          "layer \"%s\": column %zu of the merged bias is %g, which %s cannot hold",
+          QUOTE(about->name), o, before + added, clora_dtype_name(dtype));
+  }
+  return CLORA_OK;
+}
+
 static clora_status merge_bias(struct merge *merge, const struct change *change,
                                struct clora__output *output) {
-  const struct clora__safetensors *shard = &merge->base->shards[change->tensor->shard];
-  const clora_adapter_layer *about = &change->layer->about;
   const struct clora__tensor *tensor = change->tensor->tensor;
-  clora_dtype dtype = tensor->number == CLORA__F16    ? CLORA_F16
-                      : tensor->number == CLORA__BF16 ? CLORA_BF16
-                                                      : CLORA_F32;
+  clora_dtype dtype = clora__stored_dtype(tensor);
   float *values;
   TRY(clora__allocate(tensor->count, sizeof *values, &values));
-  clora_status status = clora__safetensors_read(shard, tensor, values);
-  for (size_t o = 0; status == CLORA_OK && o < about->d_out; o++) {
-    double bias = about->scale * (double)change->layer->bias[o];
-    merge->report->not_finite += !isfinite(values[o]);
-    values[o] = clora__dtype_narrow(dtype, (double)values[o] + bias);
-  }
+  clora_status status =
+      clora__safetensors_read(&merge->base->shards[change->tensor->shard], tensor, values);
+  if (status == CLORA_OK) status = add_bias(merge, change->layer, dtype, values);
   if (status == CLORA_OK) {
     status = clora__write_numbers(output, dtype, 1, tensor->count, false, values);
   }
@@ -350,12 +358,14 @@ static clora_status write_carried(struct merge *merge, const struct change *chan
     return advance(merge, tensor->end - tensor->begin);
   }
   enum clora__number from = number_of(carried->about.dtype);
-  clora_dtype to = tensor->number == CLORA__F16    ? CLORA_F16
-                   : tensor->number == CLORA__BF16 ? CLORA_BF16
-                                                   : CLORA_F32;
+  clora_dtype to = clora__stored_dtype(tensor);
   for (size_t n = 0; n < tensor->count; n++) {
     unsigned char bytes[4];
-    clora__encode(to, clora__decode(from, carried->data + n * clora__number_bytes(from)), bytes);
+    float value = clora__decode(from, carried->data + n * clora__number_bytes(from));
+    CHECK(!isfinite(value) || fabs((double)value) < clora__dtype_overflow(to), CLORA_UNSUPPORTED,
+          "tensor \"%s\": element %zu is %g, which the base's %s cannot hold",
+          QUOTE(carried->about.name), n, (double)value, clora_dtype_name(to));
+    clora__encode(to, value, bytes);
     TRY(clora__output_write(output, bytes, clora_dtype_size(to)));
   }
   return advance(merge, tensor->end - tensor->begin);
