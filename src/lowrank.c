@@ -20,12 +20,18 @@
 #include "base/size.h"
 #include "base/status.h"
 
-#define LAPACK(lapack, routine, ...)                                                        \
-  do {                                                                                      \
-    lapack_int lapack_info = (lapack)->routine(LAPACK_ROW_MAJOR, __VA_ARGS__);              \
-    CHECK(lapack_info == 0, lapack_info > 0 ? CLORA_INVALID_ARGUMENT : CLORA_OUT_OF_MEMORY, \
-          "LAPACK's %s gave %d", #routine, (int)lapack_info);                               \
-  } while (0)
+/* LAPACKE gives its own codes for memory, -n for an argument that it refuses, a NaN in it included,
+ * and a positive number where an iteration did not end. */
+static clora_status check_info(const char *routine, size_t rows, size_t cols, lapack_int info) {
+  CHECK(info != LAPACK_WORK_MEMORY_ERROR && info != LAPACK_TRANSPOSE_MEMORY_ERROR,
+        CLORA_OUT_OF_MEMORY, "no memory for LAPACK's %s of %zu x %zu", routine, rows, cols);
+  CHECK(info >= 0, CLORA_INVALID_ARGUMENT,
+        "LAPACK's %s of %zu x %zu refuses its argument %d: a value is NaN", routine, rows, cols,
+        (int)-info);
+  CHECK(info == 0, CLORA_INVALID_ARGUMENT, "LAPACK's %s of %zu x %zu did not converge (%d)",
+        routine, rows, cols, (int)info);
+  return CLORA_OK;
+}
 
 /* ---- the library ---- */
 
@@ -127,9 +133,10 @@ static clora_status decompose(size_t rows, size_t cols, double *matrix, struct s
   TRY(clora__allocate(rows * count, sizeof(double), &svd->u));
   TRY(clora__allocate(count, sizeof(double), &svd->s));
   TRY(clora__allocate(count * cols, sizeof(double), &svd->vt));
-  LAPACK(&lapack, dgesdd, 'S', (lapack_int)rows, (lapack_int)cols, matrix, (lapack_int)cols, svd->s,
-         svd->u, (lapack_int)count, svd->vt, (lapack_int)cols);
-  return CLORA_OK;
+  lapack_int info =
+      lapack.dgesdd(LAPACK_ROW_MAJOR, 'S', (lapack_int)rows, (lapack_int)cols, matrix,
+                    (lapack_int)cols, svd->s, svd->u, (lapack_int)count, svd->vt, (lapack_int)cols);
+  return check_info("dgesdd", rows, cols, info);
 }
 
 static void free_result(struct clora__lowrank *result) {
@@ -178,27 +185,29 @@ static clora_status factorize(size_t rows, size_t r, const float *values, bool t
   clora_status status = clora__allocate(qr->p, sizeof *tau, &tau);
   if (status == CLORA_OK) status = clora__allocate(rows * qr->p, sizeof(double), &qr->q);
   if (status == CLORA_OK) status = clora__allocate(qr->p * r, sizeof(double), &qr->r);
-  lapack_int info = 0, m = (lapack_int)rows, n = (lapack_int)r, p = (lapack_int)qr->p;
+  lapack_int m = (lapack_int)rows, n = (lapack_int)r, p = (lapack_int)qr->p;
   if (status == CLORA_OK) {
     for (size_t i = 0; i < rows; i++) {
       for (size_t j = 0; j < r; j++) {
         work[i * r + j] = (double)(transposed ? values[j * rows + i] : values[i * r + j]);
       }
     }
-    info = lapack.dgeqrf(LAPACK_ROW_MAJOR, m, n, work, n, tau);
+    lapack_int info = lapack.dgeqrf(LAPACK_ROW_MAJOR, m, n, work, n, tau);
+    status = check_info("dgeqrf", rows, r, info);
     for (size_t i = 0; i < qr->p; i++) {
       for (size_t j = i; j < r; j++) qr->r[i * r + j] = work[i * r + j];
     }
     for (size_t i = 0; i < rows; i++) {
       memcpy(qr->q + i * qr->p, work + i * r, qr->p * sizeof(double));
     }
-    if (info == 0) info = lapack.dorgqr(LAPACK_ROW_MAJOR, m, p, p, qr->q, p, tau);
+    if (info == 0) {
+      info = lapack.dorgqr(LAPACK_ROW_MAJOR, m, p, p, qr->q, p, tau);
+      status = check_info("dorgqr", rows, qr->p, info);
+    }
   }
   free(work);
   free(tau);
-  TRY(status);
-  CHECK(info == 0, CLORA_OUT_OF_MEMORY, "LAPACK: the QR of %zu x %zu gave %d", rows, r, (int)info);
-  return CLORA_OK;
+  return status;
 }
 
 /* core [a.p, b.p] = scale Ra Rb^T */
@@ -272,8 +281,8 @@ static clora_status find_singular_values(const struct qr *qr, double *s) {
   struct lapack lapack;
   lapack_int p = (lapack_int)qr->p;
   TRY(open_lapack(&lapack));
-  LAPACK(&lapack, dgesdd, 'N', p, p, qr->r, p, s, NULL, p, NULL, p);
-  return CLORA_OK;
+  lapack_int info = lapack.dgesdd(LAPACK_ROW_MAJOR, 'N', p, p, qr->r, p, s, NULL, p, NULL, p);
+  return check_info("dgesdd", qr->p, qr->p, info);
 }
 
 clora_status clora__orthonormalize(size_t rows, size_t cols, bool transposed, float *values,
