@@ -23,14 +23,20 @@ static const struct clora__host_layer *find_layer(const clora_adapter *adapter, 
   return NULL;
 }
 
+static clora_status check_summable(const clora_adapter_layer *about) {
+  CHECK(!about->has_magnitude, CLORA_UNSUPPORTED,
+        "layer \"%s\" has a magnitude (DoRA): it rescales the base too, so that no A B is the sum; "
+        "merge the adapters into the base one after the other (clora merge)",
+        QUOTE(about->name));
+  return CLORA_OK;
+}
+
 static clora_status check_alike(const clora_adapter_layer *one, const clora_adapter_layer *other) {
   CHECK(one->kind == other->kind && one->d_in == other->d_in && one->d_out == other->d_out &&
             one->base_transposed == other->base_transposed,
         CLORA_INVALID_ARGUMENT,
         "layer \"%s\" is %zu -> %zu in one adapter and %zu -> %zu, or of another kind, in the next",
         QUOTE(one->name), one->d_in, one->d_out, other->d_in, other->d_out);
-  CHECK(!one->has_magnitude && !other->has_magnitude, CLORA_UNSUPPORTED,
-        "layer \"%s\" has a magnitude (DoRA), and such layers cannot be summed", QUOTE(one->name));
   return CLORA_OK;
 }
 
@@ -47,6 +53,7 @@ static clora_status describe_sum(const clora_combine_part *parts, size_t count, 
     is_alone = first == NULL;
     if (first == NULL) first = &layer->about;
     if (!is_alone) TRY(check_alike(first, &layer->about));
+    if (!is_alone || parts[n].weight != 1) TRY(check_summable(&layer->about));
     if (scale == 0) scale = parts[n].weight * layer->about.scale;
     has_bias = has_bias || layer->about.has_bias;
     about->r += layer->about.r;
@@ -241,8 +248,11 @@ clora_status clora_adapter_resize(clora_adapter *adapter, const clora_rank_optio
     struct clora__host_layer *layer = &adapter->host.items[n];
     const clora_adapter_layer *about = &layer->about;
     struct clora__lowrank result;
-    CHECK(!about->has_magnitude, CLORA_UNSUPPORTED,
-          "layer \"%s\" has a magnitude (DoRA), whose meaning depends on A B", QUOTE(about->name));
+    CHECK(
+        !about->has_magnitude, CLORA_UNSUPPORTED,
+        "layer \"%s\" has a magnitude (DoRA), which is right for its own A B alone: merge it into "
+        "the base (clora merge) and extract the rank from the two (clora extract)",
+        QUOTE(about->name));
     TRY(clora__lowrank_factors(about->d_in, about->r, about->d_out, layer->a, layer->b,
                                about->scale, options, &result));
     replace(layer, &result);

@@ -217,8 +217,13 @@ START_TEST(refuses_what_cannot_be_summed) {
   clora_adapter *dora = load(FORMATS "dora"), *whole = load(FORMATS "modules_to_save");
   clora_adapter *plain = load(FORMATS "plain"), *bias = load(FORMATS "all_linear"), *sum;
   const clora_combine_part with_dora[] = {{dora, 1}, {dora, 1}};
-  ck_fails(clora_adapter_combine(with_dora, 2, &sum), CLORA_UNSUPPORTED, "has a magnitude (DoRA)");
+  ck_fails(clora_adapter_combine(with_dora, 2, &sum), CLORA_UNSUPPORTED,
+           "merge the adapters into the base one after the other");
   ck_assert_ptr_null(sum);
+  ck_fails(clora_adapter_combine(&(clora_combine_part){dora, 0.5}, 1, &sum), CLORA_UNSUPPORTED,
+           "has a magnitude (DoRA)");
+  ck_fails(clora_adapter_resize(dora, &(clora_rank_options){.r = 1}, NULL), CLORA_UNSUPPORTED,
+           "merge it into the base (clora merge) and extract the rank from the two");
   const clora_combine_part with_whole[] = {{whole, 1}, {whole, 2}};
   ck_fails(clora_adapter_combine(with_whole, 2, &sum), CLORA_UNSUPPORTED,
            "two of the adapters trained \"score.bias\" whole");
