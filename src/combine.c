@@ -110,13 +110,38 @@ static clora_status add_sum(const clora_combine_part *parts, size_t count, const
   return fill_sum(parts, count, layer);
 }
 
-/* A module that one adapter trained whole is carried along; two cannot be summed. */
-static clora_status add_tensor(const struct clora__host_tensor *tensor, clora_adapter *sum) {
-  for (size_t n = 0; n < sum->host.tensor_count; n++) {
-    CHECK(strcmp(sum->host.tensors[n].about.name, tensor->about.name) != 0, CLORA_UNSUPPORTED,
-          "two of the adapters trained \"%s\" whole: which is to be kept?",
-          QUOTE(tensor->about.name));
+static const struct clora__host_tensor *find_tensor(const clora_adapter *adapter,
+                                                    const char *name) {
+  for (size_t n = 0; n < adapter->host.tensor_count; n++) {
+    if (strcmp(adapter->host.tensors[n].about.name, name) == 0) return &adapter->host.tensors[n];
   }
+  return NULL;
+}
+
+static bool is_same(const struct clora__host_tensor *one, const struct clora__host_tensor *other) {
+  return one->about.bytes == other->about.bytes &&
+         strcmp(one->about.dtype, other->about.dtype) == 0 &&
+         memcmp(one->data, other->data, one->about.bytes) == 0;
+}
+
+/* A tensor trained whole is carried along as it is. That is the sum where its copies are the same
+ * and their weights add up to 1: what was learned, the difference from the base's, is not known. */
+static clora_status add_tensor(const clora_combine_part *parts, size_t count,
+                               const struct clora__host_tensor *tensor, clora_adapter *sum) {
+  const char *name = tensor->about.name;
+  double weight = 0;
+  for (size_t n = 0; n < count; n++) {
+    const struct clora__host_tensor *other = find_tensor(parts[n].adapter, name);
+    if (other == NULL || parts[n].weight == 0) continue;
+    CHECK(is_same(tensor, other), CLORA_UNSUPPORTED,
+          "two of the adapters trained \"%s\" whole: which is to be kept?", QUOTE(name));
+    weight += parts[n].weight;
+  }
+  CHECK((float)weight == 1, CLORA_UNSUPPORTED,
+        "\"%s\" was trained whole, and its weight is %g: only at 1 can it be kept as it is; merge "
+        "the adapters into the base one after the other (clora merge)",
+        QUOTE(name), weight);
+  if (find_tensor(sum, name) != NULL) return CLORA_OK;
   unsigned char *data;
   TRY(clora__host_add_tensor(&sum->host, &tensor->about, &data));
   memcpy(data, tensor->data, tensor->about.bytes);
@@ -170,7 +195,9 @@ static clora_status combine(const clora_combine_part *parts, size_t count, clora
     for (size_t i = 0; i < host->count; i++) {
       TRY(add_sum(parts, count, host->items[i].about.name, sum));
     }
-    for (size_t i = 0; i < host->tensor_count; i++) TRY(add_tensor(&host->tensors[i], sum));
+    for (size_t i = 0; parts[n].weight != 0 && i < host->tensor_count; i++) {
+      TRY(add_tensor(parts, count, &host->tensors[i], sum));
+    }
     if (sum->host.config == NULL && host->config != NULL) {
       sum->host.config = json_deep_copy(host->config);
       json_object_del(sum->host.config, "init_lora_weights"); /* said of the parts alone */

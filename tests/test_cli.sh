@@ -174,6 +174,11 @@ expect 2 combine "$sums/a=x" "$sums/b" -o sum
 says err 'the weight is not a finite number'
 expect 0 combine "$sums/a=0.7" "$sums/b=1.6" -o sum
 says out '^1 layer$' '^wrote     sum$'
+expect 0 combine "$formats/plain=0.5" "$formats/modules_to_save" -o kept
+says out '^kept      2 tensors trained whole, as they are$'
+expect 1 combine "$formats/plain" "$formats/modules_to_save=0.5" -o no
+says err '"score.bias" was trained whole, and its weight is 0.5'
+absent no
 expect 0 inspect sum
 says out '^encoder.proj +30 +22 +9 '
 expect 2 resize sum -o small
@@ -187,7 +192,7 @@ expect 2 resize sum -o small --rank 2 --error .1
 says err '--rank is 2 and --error is 0.1, one of them is expected'
 absent small
 expect 0 resize sum --rank 4 -o small --json
-is_json output layers largest_r error largest_relative
+is_json output layers tensors largest_r error largest_relative
 says out '"error": 3\.2768' '"largest_r": 4'
 expect 0 combine "$formats/pissa/raw" "$formats/pissa/start=-1" --changed-base -o converted
 expect 0 combine "$formats/pissa/raw" "$formats/pissa/raw=0" --changed-base -o changed

@@ -214,7 +214,7 @@ START_TEST(a_sum_keeps_its_changed_base) {
 END_TEST
 
 START_TEST(refuses_what_cannot_be_summed) {
-  clora_adapter *dora = load(FORMATS "dora"), *whole = load(FORMATS "modules_to_save");
+  clora_adapter *dora = load(FORMATS "dora");
   clora_adapter *plain = load(FORMATS "plain"), *bias = load(FORMATS "all_linear"), *sum;
   const clora_combine_part with_dora[] = {{dora, 1}, {dora, 1}};
   ck_fails(clora_adapter_combine(with_dora, 2, &sum), CLORA_UNSUPPORTED,
@@ -224,9 +224,6 @@ START_TEST(refuses_what_cannot_be_summed) {
            "has a magnitude (DoRA)");
   ck_fails(clora_adapter_resize(dora, &(clora_rank_options){.r = 1}, NULL), CLORA_UNSUPPORTED,
            "merge it into the base (clora merge) and extract the rank from the two");
-  const clora_combine_part with_whole[] = {{whole, 1}, {whole, 2}};
-  ck_fails(clora_adapter_combine(with_whole, 2, &sum), CLORA_UNSUPPORTED,
-           "two of the adapters trained \"score.bias\" whole");
   const clora_combine_part endless[] = {{plain, INFINITY}};
   ck_fails(clora_adapter_combine(endless, 1, &sum), CLORA_INVALID_ARGUMENT, "the weight inf");
   ck_fails(clora_adapter_combine(NULL, 0, &sum), CLORA_INVALID_ARGUMENT, "nothing to combine");
@@ -235,9 +232,50 @@ START_TEST(refuses_what_cannot_be_summed) {
   const clora_combine_part unlike[] = {{plain, 1}, {bias, 1}};
   ck_fails(clora_adapter_combine(unlike, 2, &sum), CLORA_INVALID_ARGUMENT, "in one adapter and");
   clora_adapter_destroy(dora);
-  clora_adapter_destroy(whole);
   clora_adapter_destroy(plain);
   clora_adapter_destroy(bias);
+}
+END_TEST
+
+/* What a module trained whole learned is not known without its base: it is kept where that is the
+ * sum, and never passed over. PEFT too refuses two of them. */
+START_TEST(weighs_no_module_trained_whole) {
+  clora_adapter *whole = load(FORMATS "modules_to_save"), *again = load(FORMATS "modules_to_save");
+  clora_adapter *plain = load(FORMATS "plain"), *sum;
+  static const struct {
+    double plain, whole, again;
+    const char *words; /* NULL: they are kept; "": left out */
+  } rows[] = {
+      {0.7, 1, 0, NULL},
+      {1, 0.25, 0.75, NULL},
+      {1, 0, 0, ""},
+      {1, 0.7, 0, "\"score.bias\" was trained whole, and its weight is 0.7: only at 1"},
+      {0, 1, 2, "its weight is 3"},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    const clora_combine_part parts[] = {
+        {plain, rows[n].plain}, {whole, rows[n].whole}, {again, rows[n].again}};
+    clora_status status = clora_adapter_combine(parts, 3, &sum);
+    if (rows[n].words != NULL && *rows[n].words != '\0') {
+      ck_fails(status, CLORA_UNSUPPORTED, rows[n].words);
+      continue;
+    }
+    ck_ok(status);
+    ck_assert_uint_eq(sum->host.tensor_count, rows[n].words == NULL ? whole->host.tensor_count : 0);
+    for (size_t i = 0; i < sum->host.tensor_count; i++) {
+      const struct clora__host_tensor *kept = &sum->host.tensors[i], *own = &whole->host.tensors[i];
+      ck_assert_str_eq(kept->about.name, own->about.name);
+      ck_assert_mem_eq(kept->data, own->data, own->about.bytes);
+    }
+    clora_adapter_destroy(sum);
+  }
+  again->host.tensors[0].data[0] ^= 1;
+  const clora_combine_part unlike[] = {{whole, 0.5}, {again, 0.5}};
+  ck_fails(clora_adapter_combine(unlike, 2, &sum), CLORA_UNSUPPORTED,
+           "two of the adapters trained \"score.bias\" whole: which is to be kept?");
+  clora_adapter_destroy(plain);
+  clora_adapter_destroy(again);
+  clora_adapter_destroy(whole);
 }
 END_TEST
 
@@ -480,6 +518,6 @@ END_TEST
 
 TEST_MAIN("combine", a_sum_is_the_sum, one_adapter_with_weight_one_is_itself,
           converts_pissa_by_a_difference, a_sum_keeps_its_changed_base,
-          refuses_what_cannot_be_summed, compresses_as_well_as_can_be,
-          resizing_to_the_same_rank_changes_nothing, extracts_what_was_added,
-          extracts_with_the_best_possible_error, extracts_from_two_files)
+          refuses_what_cannot_be_summed, weighs_no_module_trained_whole,
+          compresses_as_well_as_can_be, resizing_to_the_same_rank_changes_nothing,
+          extracts_what_was_added, extracts_with_the_best_possible_error, extracts_from_two_files)

@@ -52,7 +52,7 @@ int run_combine(int argc, char **argv) {
       .about =
           "Writes the weighted sum of adapters of whatever ranks: A side by side, B one below the\n"
           "other, exactly but for rounding B times its weight to f32. --rank or --error compress\n"
-          "the sum.",
+          "the sum. Modules trained whole are kept at weight 1, as they are.",
       .examples =
           "  clora combine news=0.7 law=1.6 -o both\n"
           "  clora combine trained=1 start=-1 --changed-base -o converted   # PiSSA's conversion\n",

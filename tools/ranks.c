@@ -26,10 +26,10 @@ clora_rank_options tool_ranks_options(const struct tool_ranks *request) {
 
 int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
                      const clora_adapter *adapter, const clora_rank_report *report) {
-  size_t count = clora_adapter_count(adapter);
+  size_t count = clora_adapter_count(adapter), tensors = clora_adapter_tensor_count(adapter);
   if (tool->json) {
-    json_t *object = json_pack("{so, so}", "output", tool_json_text(request->output), "layers",
-                               tool_json_number(count));
+    json_t *object = json_pack("{so, so, so}", "output", tool_json_text(request->output), "layers",
+                               tool_json_number(count), "tensors", tool_json_number(tensors));
     if (report != NULL) {
       json_object_set_new(object, "largest_r", tool_json_number(report->largest_r));
       json_object_set_new(object, "error", tool_json_real(report->error));
@@ -49,6 +49,10 @@ int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
   if (report != NULL && report->skipped > 0) {
     printf("\nskipped   %zu tensors that differ and are no matrix of a linear layer",
            report->skipped);
+  }
+  if (tensors > 0) {
+    printf("\nkept      %zu tensor%s trained whole, as %s", tensors, tensors == 1 ? "" : "s",
+           tensors == 1 ? "it is" : "they are");
   }
   printf("\nwrote     ");
   tool_put(stdout, request->output);
