@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/os.h"
+#include "base/size.h"
 
 struct clora__quoted clora__quote(const char *text) {
   struct clora__quoted quoted;
@@ -19,6 +20,31 @@ struct clora__quoted clora__quote(const char *text) {
   }
   snprintf(quoted.text + used, sizeof quoted.text - used, "%s", *text != '\0' ? "..." : "");
   return quoted;
+}
+
+/* ", in "name"" for the member of the outermost object that lies before the byte `at`, spelled as
+ * there; nothing when there is none. What is before `at` need not be valid. */
+static struct clora__quoted find_member(const char *text, size_t at) {
+  const char *member = NULL;
+  bool is_inside = false;
+  char last = '\0', words[300] = ""; /* last: of those that structure the text */
+  size_t depth = 0, length = 0;
+  for (size_t n = 0; n < at; n++) {
+    char c = text[n];
+    if (c == '"') {
+      is_inside = !is_inside;
+      if (is_inside && depth == 1 && (last == '{' || last == ',')) member = text + n + 1;
+    }
+    if (is_inside && c == '\\') n++;
+    if (is_inside || strchr("{[]},:", c) == NULL) continue;
+    depth += c == '{' || c == '[';
+    depth -= c == '}' || c == ']';
+    last = c;
+  }
+  if (member == NULL) return clora__quote("");
+  while (member + length < text + at && member[length] != '"') length++;
+  snprintf(words, sizeof words, ", in \"%.*s\"", (int)clora__min(length, sizeof words), member);
+  return clora__quote(words);
 }
 
 /* Checks what must hold before jansson recurses: brackets and signs outside of strings. */
@@ -38,9 +64,10 @@ static clora_status scan(const char *path, const char *text, size_t bytes,
     }
     if ((c == '}' || c == ']') && depth > 0) depth--;
     CHECK(depth <= rules->depth, CLORA_BAD_FILE,
-          "%s: byte %zu opens more than %u nested objects and arrays", path, n, rules->depth);
-    CHECK(c != '-' || rules->has_minus, CLORA_BAD_FILE, "%s: a minus sign at byte %zu of the JSON",
-          path, n);
+          "%s: byte %zu opens more than %u nested objects and arrays%s", path, n, rules->depth,
+          find_member(text, n).text);
+    CHECK(c != '-' || rules->has_minus, CLORA_BAD_FILE,
+          "%s: a minus sign at byte %zu of the JSON%s", path, n, find_member(text, n).text);
   }
   /* An empty object of two bytes becomes 216 in memory. The shortest entry of a safetensors header
    * has three objects and arrays in 51 bytes. */
@@ -57,8 +84,9 @@ clora_status clora__json_parse(const char *path, const char *text, size_t bytes,
   if (document == NULL && json_error_code(&error) == json_error_out_of_memory) {
     FAIL(CLORA_OUT_OF_MEMORY, "%s: no memory for its JSON", path);
   }
-  CHECK(document != NULL, CLORA_BAD_FILE, "%s: not valid JSON at line %d, column %d: %s", path,
-        error.line, error.column, QUOTE(error.text));
+  CHECK(document != NULL, CLORA_BAD_FILE, "%s: not valid JSON at line %d, column %d%s: %s", path,
+        error.line, error.column, find_member(text, clora__min((size_t)error.position, bytes)).text,
+        QUOTE(error.text));
   if (!json_is_object(document)) {
     json_decref(document);
     FAIL(CLORA_BAD_FILE, "%s: the JSON is not an object", path);
