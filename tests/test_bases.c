@@ -60,9 +60,12 @@ START_TEST(refuses_bases_that_disagree) {
       {"{\"weight_map\": {\"x\": \"../b.safetensors\"}}", "\"../b.safetensors\" is not a plain"},
       {"{\"weight_map\": {\"x\": \"/b.safetensors\"}}", "is not a plain file name"},
       {"{\"weight_map\": {\"y\": \"b.safetensors\"}}",
-       "says that \"y\" is in \"b.safetensors\", and it is not"},
+       "says that \"y\" is in \"b.safetensors\", and none of its shards has it"},
+      {"{\"weight_map\": {\"x\": \"a.safetensors\", \"model.m.q.bias\": \"b.safetensors\"}}",
+       "says that \"x\" is in \"a.safetensors\", and it is in \"b.safetensors\""},
       {"{\"weight_map\": {\"x\": \"b.safetensors\", \"model.m.q.bias\": \"a.safetensors\"}}",
-       "names 2 tensors, its shards hold 3"},
+       "names 2 tensors, its shards hold 3: \"model.m.q.weight\" in \"a.safetensors\" is not among "
+       "them"},
       {"{\"weight_map\": {\"x\": \"b.safetensors\", \"x\": \"b.safetensors\"}}", "duplicate"},
   };
   struct clora__base base;

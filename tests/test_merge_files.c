@@ -29,6 +29,44 @@ START_TEST(merges_shards_into_a_folder) {
 }
 END_TEST
 
+/* Names of tensors are names, never paths; what becomes part of a path is refused. */
+START_TEST(takes_no_tensor_name_for_a_path) {
+  static const char *const odd[] = {"..", ".", "../../m.q.weight", "/m.q", "m.q.weight", "a/../.."};
+  static const size_t odd_shapes[][2] = {{1, 2}, {1, 2}, {2, 3}, {1, 2}, {2, 3}, {1, 2}};
+  static const clora_dtype dtypes[] = {CLORA_F32, CLORA_F32, CLORA_F32,
+                                       CLORA_F32, CLORA_F32, CLORA_F32};
+  static const char *const no_shards[] = {"..", ".", "../b.safetensors", "/b.safetensors", ""};
+  static const char *const no_names[] = {"..", ".", "../adapter", "/tmp", ""};
+  struct clora__host_adapter adapter;
+  make_adapter(&adapter, 1);
+  make_shards();
+  mkdir(own("odd"), 0777);
+  write_base(own("odd/odd.safetensors"), odd, dtypes, odd_shapes, 6, 1);
+  const char *files[] = {own("odd/odd.safetensors"), own("base/b.safetensors")};
+  struct clora__base base;
+  ck_ok(clora__base_open(files, 2, &base));
+  ck_ok(clora__merge(&adapter, &base, own("out"), NULL, NULL));
+  clora__base_close(&base);
+  ck_assert_uint_eq(count_files(own("out")), 2);
+  ck_assert_uint_eq(count_files(own_folder), 3);
+  ck_same_elsewhere(files[0], own("out/odd.safetensors"), "m.q.weight");
+  for (size_t n = 0; n < sizeof no_shards / sizeof *no_shards; n++) {
+    char index[200];
+    const char *path = own("base/odd.index.json");
+    snprintf(index, sizeof index, "{\"weight_map\": {\"..\": \"%s\"}}", no_shards[n]);
+    write_text(path, index);
+    ck_fails(clora__base_open(&path, 1, &base), CLORA_BAD_FILE, "is not a plain file name");
+  }
+  for (size_t n = 0; n < sizeof no_names / sizeof *no_names; n++) {
+    const clora_load_options options = {.name = no_names[n]};
+    struct clora__host_adapter none = {0};
+    ck_fails(clora__format_load(own("out"), &options, &none), CLORA_INVALID_ARGUMENT,
+             "cannot be the name of an adapter");
+  }
+  clora__host_free(&adapter);
+}
+END_TEST
+
 START_TEST(leaves_the_base_alone) {
   struct clora__host_adapter adapter;
   make_adapter(&adapter, 1);
@@ -113,5 +151,5 @@ START_TEST(survives_every_fault) {
 }
 END_TEST
 
-TEST_MAIN("merge_files", merges_shards_into_a_folder, leaves_the_base_alone, can_be_stopped,
-          survives_every_fault)
+TEST_MAIN("merge_files", merges_shards_into_a_folder, takes_no_tensor_name_for_a_path,
+          leaves_the_base_alone, can_be_stopped, survives_every_fault)

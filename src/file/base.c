@@ -136,13 +136,21 @@ static clora_status check_index(const struct clora__base *base, const json_t *in
   json_object_foreach((json_t *)map, name, value) {
     const struct clora__base_tensor *found = clora__base_find(base, name);
     const char *shard = json_string_value(value);
-    bool agrees = found != NULL && strcmp(clora__base_name(base->paths[found->shard]), shard) == 0;
-    CHECK(agrees, CLORA_BAD_FILE, "%s: says that \"%s\" is in \"%s\", and it is not",
-          base->index_path, QUOTE(name), QUOTE(shard));
+    CHECK(found != NULL, CLORA_BAD_FILE,
+          "%s: says that \"%s\" is in \"%s\", and none of its shards has it", base->index_path,
+          QUOTE(name), QUOTE(shard));
+    const char *there = clora__base_name(base->paths[found->shard]);
+    CHECK(strcmp(there, shard) == 0, CLORA_BAD_FILE,
+          "%s: says that \"%s\" is in \"%s\", and it is in \"%s\"", base->index_path, QUOTE(name),
+          QUOTE(shard), QUOTE(there));
   }
-  CHECK(json_object_size(map) == base->count, CLORA_BAD_FILE,
-        "%s: names %zu tensors, its shards hold %zu", base->index_path, json_object_size(map),
-        base->count);
+  for (size_t n = 0; n < base->count; n++) {
+    const struct clora__base_tensor *held = &base->tensors[n];
+    CHECK(json_object_get(map, held->tensor->name) != NULL, CLORA_BAD_FILE,
+          "%s: names %zu tensors, its shards hold %zu: \"%s\" in \"%s\" is not among them",
+          base->index_path, json_object_size(map), base->count, QUOTE(held->tensor->name),
+          QUOTE(clora__base_name(base->paths[held->shard])));
+  }
   return CLORA_OK;
 }
 
