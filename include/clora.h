@@ -505,8 +505,9 @@ CLORA_API double clora_reference_error(size_t count, const float *values, const 
 
 typedef struct clora_array {
   size_t rank, shape[CLORA_ARRAY_RANK];
-  size_t count;  /* the product of the shape: 1 for rank 0 */
-  float *values; /* owned by the array when it was loaded */
+  size_t count;   /* the product of the shape: 1 for rank 0 */
+  float *values;  /* owned by the array when it was loaded */
+  size_t rounded; /* of a file of f8: how many values f32 does not hold and are rounded */
 } clora_array;
 
 /* Reads f2, f4, f8, u1, i4 or i8 (rounded to f32), header versions 1 to 3. Release with
@@ -641,6 +642,9 @@ CLORA_API const char *clora_adapter_format_of(const char *path);
 CLORA_API size_t clora_adapter_tensor_count(const clora_adapter *adapter);
 CLORA_API clora_status clora_adapter_describe_tensor(const clora_adapter *adapter, size_t index,
                                                      clora_adapter_tensor *tensor);
+
+/* How many values of layers stood in the file as f64 that f32 does not hold: they are rounded. */
+CLORA_API size_t clora_adapter_rounded(const clora_adapter *adapter);
 
 /* "pissa", "olora": the initialisation that changed the base, over which alone the adapter is
  * right; NULL when none did. */

@@ -139,6 +139,10 @@ const char *clora_adapter_changed_base(const clora_adapter *adapter) {
   return adapter != NULL ? adapter->host.changed_base : NULL;
 }
 
+size_t clora_adapter_rounded(const clora_adapter *adapter) {
+  return adapter != NULL ? adapter->host.rounded : 0;
+}
+
 size_t clora_adapter_tensor_count(const clora_adapter *adapter) {
   return adapter != NULL ? adapter->host.tensor_count : 0;
 }

@@ -149,7 +149,8 @@ gguf=$formats/gguf
 expect 0 convert "$gguf/peft" -o lora.gguf --base-config "$gguf/base/config.json"
 says out '^peft -> gguf, 8 layers$' '^wrote     lora.gguf$'
 expect 0 convert lora.gguf -o back --heads 4 --kv-heads 2 --json
-is_json output from to layers rounded
+is_json output from to layers rounded rounded_alphas
+says out '"rounded": 0,' '"rounded_alphas": 0'
 cmp -s back/adapter_model.safetensors "$gguf/peft/adapter_model.safetensors" ||
   fail "there and back through GGUF is another file"
 expect 0 convert "$gguf/peft" -o kohya.safetensors --prefix lora_te_
@@ -163,6 +164,19 @@ expect 0 convert "$gguf/peft" -o named.gguf --keep-names --dtype f16
 says out '^rounded   [0-9]+ values to f16$'
 expect 2 convert "$gguf/peft" -o no --dtype q8_0
 says err '--dtype is q8_0, which GGUF alone has, not peft'
+expect 0 init --dim 4 --dim-out 4 --alpha 16.1 -o tenth
+expect 0 convert tenth -o tenth.gguf --keep-names
+says out '^rounded   alpha of 1 layer to f32$'
+for half in A B; do # 0.1 in f64
+  {
+    printf "\x93NUMPY\x01\x00\x76\x00%-117s\n" \
+      "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 1), }"
+    printf '\x9a\x99\x99\x99\x99\x99\xb9\x3f'
+  } >f64.$half.npy
+done
+expect 0 convert f64.A.npy -o f64 --json
+says out '"rounded": 2,'
+says err '^clora convert: f64.A.npy: 2 values of f64 rounded to f32$'
 expect 1 convert "$formats/lora_bias" -o no.gguf --keep-names
 says err "has a bias of B, which GGUF's format has no place for"
 absent no.gguf

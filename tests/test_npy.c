@@ -47,6 +47,7 @@ START_TEST(reads_halves_and_doubles) {
   clora_array_free(&array);
   ck_ok(clora_array_load(NPY "f8.npy", &array));
   ck_floats(array.values, doubles, 6);
+  ck_assert_uint_eq(array.rounded, 5); /* all but -2.5 */
   clora_array_free(&array);
 }
 END_TEST

@@ -73,17 +73,33 @@ static int round_values(struct tool *tool, const struct request *request, clora_
   return TOOL_OK;
 }
 
+/* GGUF's alpha is an f32: of how many layers it is rounded. */
+static size_t count_alphas(const clora_adapter *adapter) {
+  size_t rounded = 0;
+  for (size_t n = 0; n < clora_adapter_count(adapter); n++) {
+    clora_adapter_layer about;
+    if (clora_adapter_describe(adapter, n, &about) != CLORA_OK) continue;
+    bool is_kept = about.mode == CLORA_ALPHA_OVER_R;
+    double alpha = is_kept ? about.alpha : about.scale * (double)about.r;
+    rounded += (double)(float)alpha != alpha;
+  }
+  return rounded;
+}
+
 static int print_result(struct tool *tool, const struct request *request, const char *from,
                         const char *to, const clora_adapter *adapter, size_t changed) {
   size_t count = clora_adapter_count(adapter);
+  size_t alphas = strcmp(to, "gguf") == 0 ? count_alphas(adapter) : 0;
   if (tool->json) {
+    changed += clora_adapter_rounded(adapter);
     return tool_print_json(
-        tool, json_pack("{so, ss, ss, so, so}", "output", tool_json_text(request->output), "from",
-                        from, "to", to, "layers", tool_json_number(count), "rounded",
-                        tool_json_number(changed)));
+        tool, json_pack("{so, ss, ss, so, so, so}", "output", tool_json_text(request->output),
+                        "from", from, "to", to, "layers", tool_json_number(count), "rounded",
+                        tool_json_number(changed), "rounded_alphas", tool_json_number(alphas)));
   }
   printf("%s -> %s, %zu layer%s\n", from, to, count, count == 1 ? "" : "s");
   if (changed > 0) printf("rounded   %zu values to %s\n", changed, name_dtype(request->dtype));
+  if (alphas > 0) printf("rounded   alpha of %zu layer%s to f32\n", alphas, alphas == 1 ? "" : "s");
   if (request->dtype == Q8_0) printf("quantised to 8 bits where rows are a multiple of 32\n");
   printf("wrote     ");
   tool_put(stdout, request->output);

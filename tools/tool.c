@@ -163,6 +163,10 @@ int tool_print_json(struct tool *tool, json_t *object) {
 
 int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapter) {
   TOOL_CLORA(tool, clora_adapter_load_with(path, &tool->load, adapter));
+  size_t rounded = clora_adapter_rounded(*adapter);
+  if (rounded == 0) return TOOL_OK;
+  fprintf(stderr, "clora %s: %s: %zu value%s of f64 rounded to f32\n", tool->command, path, rounded,
+          rounded == 1 ? "" : "s");
   return TOOL_OK;
 }
 

@@ -47,15 +47,17 @@ static inline enum clora__number clora__number_of(clora_dtype dtype) {
   return dtype == CLORA_F16 ? CLORA__F16 : dtype == CLORA_BF16 ? CLORA__BF16 : CLORA__F32;
 }
 
+static inline double clora__decode_f64(const unsigned char *bytes) {
+  uint64_t bits = clora__little(bytes, 8);
+  double value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 static inline float clora__decode(enum clora__number number, const unsigned char *bytes) {
   if (number == CLORA__F16) return clora__f32_from_f16((uint16_t)clora__little(bytes, 2));
   if (number == CLORA__BF16) return clora__f32_from_bf16((uint16_t)clora__little(bytes, 2));
-  if (number == CLORA__F64) {
-    uint64_t bits = clora__little(bytes, 8);
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return (float)value;
-  }
+  if (number == CLORA__F64) return (float)clora__decode_f64(bytes);
   if (number == CLORA__U8) return (float)*bytes;
   if (number == CLORA__I32) return (float)(int32_t)clora__little(bytes, 4);
   if (number == CLORA__I64) return (float)(int64_t)clora__little(bytes, 8);
@@ -73,10 +75,11 @@ static inline void clora__encode(clora_dtype dtype, float value, unsigned char *
   clora__put_little(bits, clora_dtype_size(dtype), bytes);
 }
 
-/* Reads `count` numbers that lie one after the other from `offset` on. */
+/* Reads `count` numbers that lie one after the other from `offset` on. Those of f64 that f32 does
+ * not hold are added to *rounded, unless it is NULL. */
 static inline clora_status clora__read_numbers(const struct clora__file *file, uint64_t offset,
                                                enum clora__number number, size_t count,
-                                               float *values) {
+                                               float *values, size_t *rounded) {
   unsigned char bytes[CLORA__CHUNK_BYTES];
   size_t size_bytes = clora__number_bytes(number);
   for (size_t done = 0; done < count;) {
@@ -84,6 +87,9 @@ static inline clora_status clora__read_numbers(const struct clora__file *file, u
     TRY(clora__file_read(file, offset + done * size_bytes, bytes, now * size_bytes));
     for (size_t n = 0; n < now; n++) {
       values[done + n] = clora__decode(number, bytes + n * size_bytes);
+      if (number != CLORA__F64 || rounded == NULL) continue;
+      double exact = clora__decode_f64(bytes + n * size_bytes);
+      *rounded += exact == exact && (double)values[done + n] != exact;
     }
     done += now;
   }

@@ -26,6 +26,7 @@ struct clora__host_adapter {
   size_t count;
   struct clora__host_tensor *tensors;
   size_t tensor_count;
+  size_t rounded;         /* values of f64 in the file that f32 does not hold */
   char *changed_base;     /* the initialisation that changed the base; NULL: none did */
   char *architecture;     /* of the base, as GGUF spells it; NULL: not known */
   struct json_t *config;  /* the fields of a PEFT config, carried along; NULL: there is none */

@@ -177,6 +177,7 @@ clora_status clora__kohya_load(const char *path, const clora_load_options *optio
         QUOTE(options->name));
   struct clora__safetensors opened;
   TRY(clora__safetensors_open(path, &opened));
+  opened.rounded = &adapter->rounded;
   clora_status status = load(&opened, adapter);
   clora__safetensors_close(&opened);
   return status;

@@ -238,7 +238,7 @@ static clora_status take_norms(const struct merge *merge, const struct clora__ba
   for (size_t i = 0; status == CLORA_OK && i < rows->rows; i++) {
     status =
         clora__read_numbers(&shard->file, at + i * rows->cols * clora__number_bytes(rows->number),
-                            rows->number, rows->cols, rows->before);
+                            rows->number, rows->cols, rows->before, NULL);
     if (status != CLORA_OK) break;
     if (rows->transposed) {
       clora__dora_row(&dora, i, rows->before);

@@ -221,7 +221,7 @@ static clora_status load(const struct clora__file *file, clora_array *array) {
   if (room != CLORA_OK) clora__error_prefix("%.300s", file->path);
   TRY(room);
   clora_status status = clora__read_numbers(file, header.data_at, header.number, header.array.count,
-                                            header.array.values);
+                                            header.array.values, &header.array.rounded);
   if (status == CLORA_OK) {
     *array = header.array;
   } else {

@@ -69,6 +69,7 @@ static clora_status add_layer(const char *path, const clora_array *a, const clor
   TRY(clora__host_add(adapter, &about, &layer));
   memcpy(layer->a, a->values, a->count * sizeof *layer->a);
   memcpy(layer->b, b->values, b->count * sizeof *layer->b);
+  adapter->rounded = a->rounded + b->rounded;
   return CLORA_OK;
 }
 

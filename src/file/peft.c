@@ -285,6 +285,7 @@ static clora_status load(const char *path, const clora_load_options *options, st
   TRY(clora__peft_config_open(peft->config_path, &peft->config));
   TRY(check_base(peft, options));
   TRY(clora__safetensors_open(peft->tensor_path, &peft->tensors));
+  peft->tensors.rounded = &peft->adapter->rounded;
   CHECK(peft->tensors.count > 0, CLORA_BAD_FILE, "%s: has no tensors", peft->tensor_path);
   TRY(choose_adapter(peft, options->name));
   TRY(clora__peft_config_expect(&peft->config, peft->tensors.count));

@@ -286,7 +286,7 @@ clora_status clora__safetensors_read(const struct clora__safetensors *opened,
         "%s: tensor \"%s\" is %s; F32, F16, BF16 or F64 is expected", opened->file.path,
         QUOTE(tensor->name), tensor->dtype);
   TRY(clora__read_numbers(&opened->file, opened->data_at + tensor->begin, tensor->number,
-                          tensor->count, values));
+                          tensor->count, values, opened->rounded));
   return check_unchanged(&opened->file);
 }
 

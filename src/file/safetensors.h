@@ -23,6 +23,7 @@ struct clora__safetensors {
   struct json_t *header;         /* owns the names */
   const struct json_t *metadata; /* in the header; NULL: there is none */
   uint64_t data_at;
+  size_t *rounded; /* NULL, or what counts the values read of F64 that f32 does not hold */
   size_t count;
   struct clora__tensor *tensors; /* ordered by name */
 };
