@@ -14,9 +14,6 @@
 #define STATE "state.json"
 #define DONE "DONE"
 
-/* What writers put beside their path until it is complete: its name and ".xxxxxx". */
-enum { UNFINISHED_END = 7 };
-
 static clora_status write_text(const char *folder, const char *name, const char *text) {
   char *path;
   struct clora__output output = {.descriptor = -1};
@@ -218,14 +215,12 @@ clora_status clora_checkpoint_check(const char *folder, uint64_t step) {
 
 /* ---- keeping ---- */
 
-/* "NAME.3fa2b1" of a checkpoint, or of a file. */
+/* What a killed process left of a checkpoint, or of one of its files. */
 static bool is_unfinished(const char *name) {
   char whole[64];
-  size_t length = strlen(name);
-  if (length <= UNFINISHED_END || length - UNFINISHED_END >= sizeof whole) return false;
-  const char *end = name + length - UNFINISHED_END;
-  if (*end != '.' || strspn(end + 1, "0123456789abcdef") != UNFINISHED_END - 1) return false;
-  snprintf(whole, sizeof whole, "%.*s", (int)(length - UNFINISHED_END), name);
+  size_t length;
+  if (!clora__is_unfinished(name, &length) || length >= sizeof whole) return false;
+  snprintf(whole, sizeof whole, "%.*s", (int)length, name);
   uint64_t step;
   bool known = read_step(whole, &step);
   for (size_t i = 0; i < FILES; i++) known = known || strcmp(whole, files[i]) == 0;

@@ -201,15 +201,15 @@ START_TEST(the_newest_are_kept_and_leftovers_removed) {
   ck_newest(folder, 1000000);
   ck_assert_int_eq(unlink(own("runs/step-1000000/DONE")), 0);
   ck_newest(folder, 999999);
-  ck_ok(clora__directory(own("runs/step-000300.0a1b2c")));
-  write_file(own("runs/adapter_model.safetensors.0a1b2c"), "", 0);
-  write_file(own("runs/notes.0a1b2c"), "", 0); /* somebody else's */
+  ck_ok(clora__directory(own("runs/step-000300.clora-0a1b2c")));
+  write_file(own("runs/adapter_model.safetensors.clora-0a1b2c"), "", 0);
+  write_file(own("runs/notes.clora-0a1b2c"), "", 0); /* somebody else's */
   write_file(own("runs/step-5"), "", 0);
   ck_ok(clora_checkpoint_clean(folder, 2));
   ck_newest(folder, 999999);
   ck_assert_uint_eq(count_files(folder), 4); /* 200, 999999 and what is not ours */
   ck_assert(clora__is_file(own("runs/step-000200/DONE")));
-  ck_assert(clora__is_file(own("runs/notes.0a1b2c")) && clora__is_file(own("runs/step-5")));
+  ck_assert(clora__is_file(own("runs/notes.clora-0a1b2c")) && clora__is_file(own("runs/step-5")));
   ck_fails(clora_checkpoint_clean(folder, 0), CLORA_INVALID_ARGUMENT, "keep is 0");
   close_training(&q);
 }

@@ -46,14 +46,15 @@ base shards/2.safetensors other 8
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 
 # kill_often COUNT OUT BASE...: runs the merge and kills it after a random part of its usual time.
+# What that leaves beside the output is gone with the next run.
 kill_often() {
-  local count=$1 out=$2 start length whole=0 none=0 n
+  local count=$1 out=$2 start length whole=0 none=0 most=0 left n
   shift 2
   start=$(now_ms)
   "$clora" merge adapter "$@" -o "whole$out" >/dev/null || fail "merge into whole$out"
   length=$(($(now_ms) - start + 5))
   for ((n = 0; n < count; n++)); do
-    rm -rf "$out" "$out".*
+    rm -rf "$out"
     "$clora" merge adapter "$@" -o "$out" >/dev/null 2>&1 &
     sleep "$(printf '0.%03d' $(((RANDOM * 32768 + RANDOM) % (length < 999 ? length : 999))))"
     kill -KILL $! 2>/dev/null
@@ -65,9 +66,15 @@ kill_often() {
     else
       fail "killed: $out is neither whole nor absent"
     fi
+    left=$(compgen -G "$out.*" | wc -l)
+    most=$((left > most ? left : most))
   done
   echo "$out: killed $count times, $none times nothing, $whole times the whole"
-  rm -rf "$out" "$out".*
+  [ "$most" -le 1 ] || fail "$most leftovers beside $out"
+  rm -rf "$out"
+  "$clora" merge adapter "$@" -o "$out" >/dev/null || fail "merge after kills"
+  compgen -G "$out.*" && fail "a leftover beside $out"
+  rm -rf "$out"
 }
 kill_often 100 out base.safetensors
 kill_often 20 folder shards/1.safetensors shards/2.safetensors

@@ -133,6 +133,48 @@ START_TEST(outputs_appear_complete_or_not_at_all) {
 }
 END_TEST
 
+/* What a killed process left goes with the next output to the path; what is written at the moment,
+ * and what is somebody else's, stays. */
+START_TEST(leftovers_go_with_the_next_output) {
+  struct clora__output live;
+  struct clora__output_folder live_folder;
+  const char *path = own("out"), *folder = own("folder");
+  for (int n = 0; n < 3; n++) {
+    pid_t child = fork();
+    if (child == 0) {
+      struct clora__output_folder dying_folder;
+      bool opened = clora__output_open(path, &live) == CLORA_OK &&
+                    clora__output_write(&live, "half", 4) == CLORA_OK &&
+                    clora__output_folder_open(folder, &dying_folder) == CLORA_OK;
+      char *inside;
+      if (opened) opened = clora__join(dying_folder.temporary, "half", &inside) == CLORA_OK;
+      if (opened) fclose(fopen(inside, "w"));
+      _exit(opened ? 0 : 1);
+    }
+    int status = 1;
+    waitpid(child, &status, 0);
+    ck_assert_int_eq(status, 0);
+    ck_assert_uint_eq(count_files(own_folder), 2); /* the last one's */
+  }
+  write_file(own("out.3fa2b1"), "", 0);
+  write_file(own("out.clora-notes"), "", 0);
+  write_file(own("other.clora-3fa2b1"), "", 0);
+  ck_ok(clora__output_open(path, &live));
+  ck_ok(clora__output_folder_open(folder, &live_folder));
+  ck_assert_uint_eq(count_files(own_folder), 5);
+  ck_ok(write_output(path, "second"));
+  struct clora__output_folder second;
+  ck_ok(clora__output_folder_open(folder, &second));
+  ck_ok(clora__output_folder_commit(&second));
+  ck_assert_uint_eq(count_files(own_folder), 7); /* the live ones too */
+  clora__output_folder_discard(&live_folder);
+  ck_ok(clora__output_write(&live, "live", 4));
+  ck_ok(clora__output_commit(&live));
+  ck_holds(path, "live");
+  ck_assert_uint_eq(count_files(own_folder), 5); /* out, folder and what is not ours */
+}
+END_TEST
+
 START_TEST(outputs_have_the_mode_of_the_file_or_of_the_umask) {
   const char *path = own("mode");
   umask(027);
@@ -207,5 +249,6 @@ END_TEST
 
 TEST_MAIN("os", allocates_zeroed_memory, faults_come_at_the_kth_call, faults_belong_to_threads,
           reads_files, opens_regular_files_alone, outputs_appear_complete_or_not_at_all,
-          outputs_have_the_mode_of_the_file_or_of_the_umask, faults_leave_the_old_file_and_no_other,
-          outputs_fail_with_the_path_and_the_reason, makes_directories, knows_process_and_time)
+          leftovers_go_with_the_next_output, outputs_have_the_mode_of_the_file_or_of_the_umask,
+          faults_leave_the_old_file_and_no_other, outputs_fail_with_the_path_and_the_reason,
+          makes_directories, knows_process_and_time)

@@ -210,11 +210,11 @@ done
 cmp -s <(cut -d , -f 1-7 whole/metrics.csv) <(cut -d , -f 1-7 part/metrics.csv) ||
   fail "metrics.csv differs after --resume"
 rm part/step-000021/DONE # as if it were not complete
-mkdir part/step-000024.0a1b2c
+mkdir part/step-000024.clora-0a1b2c
 expect 0 train --resume part --steps 30 --json
 is_json output steps loss validation ended
 [ -e part/step-000024/DONE ] && [ -e part/step-000030/DONE ] || fail "the steps after 21"
-absent part/step-000024.0a1b2c
+absent part/step-000024.clora-0a1b2c
 cp -r part damaged
 printf x | dd of=damaged/step-000030/optimizer.safetensors bs=1 seek=1000 conv=notrunc 2>err
 expect 0 train --resume damaged --steps 30

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -86,22 +87,109 @@ clora_status clora__file_read(const struct clora__file *file, uint64_t offset, v
   return CLORA_OK;
 }
 
-/* Six digits that are new at every call, as the end of a name. */
-static void unique_end(char *end) {
+/* ---- names of what is not finished ---- */
+
+#define MARK ".clora-"
+enum { DIGITS = 6, END_BYTES = sizeof MARK - 1 + DIGITS };
+
+bool clora__is_unfinished(const char *name, size_t *length) {
+  size_t whole = strlen(name);
+  *length = whole > END_BYTES ? whole - END_BYTES : 0;
+  const char *end = name + *length;
+  return *length > 0 && strncmp(end, MARK, strlen(MARK)) == 0 &&
+         strspn(end + strlen(MARK), "0123456789abcdef") == DIGITS;
+}
+
+/* "path.clora-3fa2b1": the digits are new at every call of renew(). */
+static void renew(char *temporary) {
   uint64_t number = clora__clock_ns() * 0x9E3779B97F4A7C15u + (uint64_t)clora__process();
-  snprintf(end, 7, "%06x", (unsigned)(number >> 40));
+  snprintf(temporary + strlen(temporary) - DIGITS, DIGITS + 1, "%06x", (unsigned)(number >> 40));
+}
+
+static clora_status name_temporary(const char *path, char **temporary) {
+  size_t size = strlen(path) + END_BYTES + 1;
+  TRY(clora__allocate(size, 1, temporary));
+  snprintf(*temporary, size, "%s" MARK "000000", path);
+  renew(*temporary);
+  return CLORA_OK;
+}
+
+/* Locks what was just created, for as long as it is open. False when a sweep() was there first.
+ * Where there are no locks nothing is swept. */
+static bool hold(int descriptor) {
+  struct stat about;
+  if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return false;
+  return fstat(descriptor, &about) == 0 && about.st_nlink > 0;
 }
 
 /* mkstemp() with the mode that the umask leaves (reading the umask means changing it, for every
- * thread) and closed on exec. Writes six digits from name[at] on. */
-static int create_unique(char *name, size_t at) {
+ * thread), closed on exec and held. */
+static int create_unique(char *temporary) {
   for (int tries = 0; tries < 100; tries++) {
-    unique_end(name + at);
-    int descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (descriptor >= 0 || errno != EEXIST) return descriptor;
+    renew(temporary);
+    int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (descriptor >= 0 && hold(descriptor)) return descriptor;
+    if (descriptor < 0 && errno != EEXIST) return -1;
+    if (descriptor >= 0) close(descriptor);
   }
   return -1;
 }
+
+/* The same for a folder. */
+static int make_unique(char *temporary) {
+  for (int tries = 0; tries < 100; tries++) {
+    renew(temporary);
+    bool is_made = mkdir(temporary, 0777) == 0;
+    if (!is_made && errno != EEXIST) return -1;
+    int descriptor = is_made ? open(temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (descriptor >= 0 && hold(descriptor)) return descriptor;
+    if (descriptor >= 0) close(descriptor);
+    if (is_made) rmdir(temporary);
+  }
+  return -1;
+}
+
+static int open_directory_of(const char *path) {
+  char *copy = strdup(path);
+  int directory = copy != NULL ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+  free(copy);
+  return directory;
+}
+
+/* The folder's files and it itself; `first`, when not NULL, is the file that goes first. */
+static void remove_folder(int at, const char *path, const char *first) {
+  int folder = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  DIR *entries = folder >= 0 ? fdopendir(folder) : NULL;
+  if (entries != NULL && first != NULL) unlinkat(folder, first, 0);
+  for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+    if (entry->d_name[0] != '.') unlinkat(folder, entry->d_name, 0);
+  }
+  if (entries != NULL) closedir(entries);
+  unlinkat(at, path, AT_REMOVEDIR);
+}
+
+/* Removes what killed processes left of an output to this path; what lives holds its lock. */
+static void sweep(const char *path) {
+  const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+  int directory = open_directory_of(path);
+  DIR *entries = directory >= 0 ? fdopendir(directory) : NULL;
+  size_t length;
+  for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+    bool is_ours = clora__is_unfinished(entry->d_name, &length) && length == strlen(name) &&
+                   strncmp(entry->d_name, name, length) == 0;
+    int left =
+        is_ours ? openat(directory, entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+                : -1;
+    bool is_dead = left >= 0 && flock(left, LOCK_EX | LOCK_NB) == 0;
+    if (is_dead && unlinkat(directory, entry->d_name, 0) != 0) {
+      remove_folder(directory, entry->d_name, NULL);
+    }
+    if (left >= 0) close(left);
+  }
+  if (entries != NULL) closedir(entries);
+}
+
+/* ---- files ---- */
 
 static clora_status open_temporary(const char *path, struct clora__output *output) {
   size_t length = strlen(path);
@@ -112,9 +200,9 @@ static clora_status open_temporary(const char *path, struct clora__output *outpu
         path);
   TRY(clora__allocate(length + 1, 1, &output->path));
   memcpy(output->path, path, length);
-  TRY(clora__allocate(length + sizeof ".XXXXXX", 1, &output->temporary));
-  snprintf(output->temporary, length + sizeof ".XXXXXX", "%s.XXXXXX", path);
-  output->descriptor = clora__fault() ? -1 : create_unique(output->temporary, length + 1);
+  TRY(name_temporary(path, &output->temporary));
+  sweep(path);
+  output->descriptor = clora__fault() ? -1 : create_unique(output->temporary);
   if (output->descriptor < 0) output->temporary[0] = '\0'; /* nothing to remove */
   FILE_CHECK(output->descriptor >= 0, path, "cannot create a file beside it");
   bool has_mode = !exists || fchmod(output->descriptor, before.st_mode & 0777) == 0;
@@ -142,16 +230,12 @@ clora_status clora__output_write(struct clora__output *output, const void *data,
 
 /* A rename is durable once the directory is on disk too. */
 static clora_status sync_directory_of(const char *path) {
-  char *copy;
-  TRY(clora__allocate(strlen(path) + 1, 1, &copy));
-  memcpy(copy, path, strlen(path));
-  int directory = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  int directory = open_directory_of(path);
   /* A folder may be written and not read; and some file systems cannot sync one. */
   bool unreadable = directory < 0 && errno == EACCES;
   bool synced = unreadable ||
                 (directory >= 0 && !clora__fault() && (fsync(directory) == 0 || errno == EINVAL));
   if (directory >= 0) close(directory);
-  free(copy);
   FILE_CHECK(synced, path, "cannot sync its directory");
   return CLORA_OK;
 }
@@ -188,30 +272,23 @@ static clora_status make_folder(const char *path, struct clora__output_folder *f
   CHECK(lstat(path, &before) != 0, CLORA_IO_FAILURE, "%s: exists already", path);
   TRY(clora__allocate(length + 1, 1, &folder->path));
   memcpy(folder->path, path, length);
-  TRY(clora__allocate(length + sizeof ".XXXXXX", 1, &folder->temporary));
-  snprintf(folder->temporary, length + sizeof ".XXXXXX", "%s.", folder->path);
-  bool made = false;
-  for (int tries = 0; !made && tries < 100; tries++) {
-    unique_end(folder->temporary + length + 1);
-    made = !clora__fault() && mkdir(folder->temporary, 0777) == 0;
-    if (!made && errno != EEXIST) break;
-  }
-  if (made) return CLORA_OK;
+  TRY(name_temporary(folder->path, &folder->temporary));
+  sweep(folder->path);
+  folder->descriptor = clora__fault() ? -1 : make_unique(folder->temporary);
+  if (folder->descriptor >= 0) return CLORA_OK;
   folder->temporary[0] = '\0'; /* nothing to remove */
   FILE_CHECK(false, path, "cannot make a folder beside it");
 }
 
 clora_status clora__output_folder_open(const char *path, struct clora__output_folder *folder) {
-  *folder = (struct clora__output_folder){0};
+  *folder = (struct clora__output_folder){.descriptor = -1};
   clora_status status = make_folder(path, folder);
   if (status != CLORA_OK) clora__output_folder_discard(folder);
   return status;
 }
 
 static clora_status commit_folder(struct clora__output_folder *folder) {
-  int directory = open(folder->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  bool synced = directory >= 0 && !clora__fault() && (fsync(directory) == 0 || errno == EINVAL);
-  if (directory >= 0) close(directory);
+  bool synced = !clora__fault() && (fsync(folder->descriptor) == 0 || errno == EINVAL);
   FILE_CHECK(synced, folder->path, "cannot sync the new folder");
   FILE_CHECK(!clora__fault() && rename(folder->temporary, folder->path) == 0, folder->path,
              "cannot rename the finished folder to it");
@@ -225,28 +302,18 @@ clora_status clora__output_folder_commit(struct clora__output_folder *folder) {
   return status;
 }
 
-/* `first`, when not NULL, is the file that goes first. */
-static void remove_folder(const char *path, const char *first) {
-  DIR *entries = opendir(path);
-  if (entries != NULL && first != NULL) unlinkat(dirfd(entries), first, 0);
-  for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
-    if (entry->d_name[0] != '.') unlinkat(dirfd(entries), entry->d_name, 0);
-  }
-  if (entries != NULL) closedir(entries);
-  rmdir(path);
-}
-
 void clora__output_folder_discard(struct clora__output_folder *folder) {
   if (folder->temporary != NULL && folder->temporary[0] != '\0')
-    remove_folder(folder->temporary, NULL);
+    remove_folder(AT_FDCWD, folder->temporary, NULL);
+  if (folder->path != NULL && folder->descriptor >= 0) close(folder->descriptor);
   free(folder->temporary);
   free(folder->path);
-  *folder = (struct clora__output_folder){0};
+  *folder = (struct clora__output_folder){.descriptor = -1};
 }
 
 clora_status clora__remove(const char *path, const char *first) {
   if (clora__is_directory(path)) {
-    remove_folder(path, first);
+    remove_folder(AT_FDCWD, path, first);
   } else {
     unlink(path);
   }

@@ -35,7 +35,9 @@ clora_status clora__file_read(const struct clora__file *file, uint64_t offset, v
                               size_t bytes);
 
 /* A file being written under a temporary name beside its path. Write, then either commit, which
- * syncs it and renames it over the path, or discard. A zeroed struct may be discarded. */
+ * syncs it and renames it over the path, or discard. A zeroed struct may be discarded. What a
+ * killed process left of the same output goes when the next one is opened: while it is written it
+ * is locked, as folders below are. */
 struct clora__output {
   int descriptor;
   char *path, *temporary;
@@ -50,12 +52,17 @@ void clora__output_discard(struct clora__output *output);
  * into `temporary`, then either commit, which syncs it and renames it to the path, or discard,
  * which removes it with its files. A zeroed struct may be discarded. */
 struct clora__output_folder {
+  int descriptor;
   char *path, *temporary;
 };
 
 clora_status clora__output_folder_open(const char *path, struct clora__output_folder *folder);
 clora_status clora__output_folder_commit(struct clora__output_folder *folder);
 void clora__output_folder_discard(struct clora__output_folder *folder);
+
+/* Whether this is the name of an unfinished file or folder, whose own name are its first `length`
+ * bytes: "NAME.clora-3fa2b1". */
+bool clora__is_unfinished(const char *name, size_t *length);
 
 /* Whether both paths are one file that exists. */
 bool clora__is_same_file(const char *one, const char *other);
