@@ -599,9 +599,10 @@ CLORA_API clora_status clora_adapter_transpose_base(clora_adapter *adapter, size
 CLORA_API clora_status clora_adapter_note_dropout(clora_adapter *adapter, double p);
 
 /* Writes the adapter: as .gguf, .safetensors (kohya) or .npy by the path's ending, else as a PEFT
- * folder. Every file is complete on disk before it takes its place; where a format has two, a
- * failure between the two renames leaves one new and one old file, each complete. What the format
- * cannot hold is refused by name. */
+ * folder. Every file is complete on disk before it takes its place. Where a format has two, the old
+ * ones leave before the new ones come: a process that is killed in that moment leaves a folder
+ * without adapter_config.json, or no NAME.A.npy, which readers refuse, never old and new mixed.
+ * What the format cannot hold is refused by name. */
 CLORA_API clora_status clora_adapter_save(const clora_adapter *adapter, const char *path);
 CLORA_API clora_status clora_adapter_save_with(const clora_adapter *adapter, const char *path,
                                                const clora_save_options *options);

@@ -3,6 +3,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "fixtures.h"
 
+#include <sys/wait.h>
+
 #include "base/os.h"
 #include "file/peft.h"
 
@@ -137,5 +139,68 @@ START_TEST(survives_every_fault) {
 }
 END_TEST
 
+/* ---- killed ---- */
+
+static long renames_left; /* the process dies at the last of them */
+int __real_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to);
+
+int __wrap_rename(const char *from, const char *to) {
+  if (renames_left > 0 && --renames_left == 0) _exit(3);
+  return __real_rename(from, to);
+}
+
+/* Saves in a process that dies before its k-th rename; false: it was done before. */
+static bool save_and_die(const char *path, const struct clora__host_adapter *layers, long k) {
+  pid_t child = fork();
+  if (child == 0) {
+    renames_left = k;
+    _exit(clora__format_save(path, NULL, layers) == CLORA_OK ? 0 : 1);
+  }
+  int status = 1;
+  waitpid(child, &status, 0);
+  ck_assert(WIFEXITED(status) && WEXITSTATUS(status) != 1);
+  return WEXITSTATUS(status) != 0;
+}
+
+/* A folder is overwritten by an adapter of another rank and scale, a pair by one of another rank:
+ * the old one is there, or the new one, or none that can be loaded, and the next save puts it
+ * right. */
+START_TEST(killed_leaves_no_mixture) {
+  static const struct {
+    const char *path, *words;
+  } rows[] = {{"killed", "without a readable adapter_config.json"}, {"k.A.npy", "cannot open"}};
+  for (size_t n = 0; n < 2; n++) {
+    struct clora__host_adapter old = {0}, new = {0};
+    const char *path = own(rows[n].path);
+    add(&old, "k", 2, CLORA_ALPHA_OVER_R, n == 0 ? 4 : 2, n == 0 ? 2 : 1);
+    add(&new, "k", 2, CLORA_ALPHA_OVER_R, 2, 1);
+    for (size_t i = 0; i < 4; i++) new.items[0].b[i] += 1;
+    long k = 0, olds = 0, none = 0;
+    do {
+      struct clora__host_adapter there = {0};
+      ck_ok(clora__format_save(path, NULL, &old));
+      ck_assert_uint_eq(count_files(n == 0 ? path : own_folder), n == 0 ? 2 : 3);
+      if (!save_and_die(path, &new, ++k)) break;
+      clora_status status = clora__format_load(path, NULL, &there);
+      if (status == CLORA_OK) ck_same_layers(&there, &old);
+      if (status != CLORA_OK) ck_fails(status, status, rows[n].words);
+      olds += status == CLORA_OK;
+      none += status != CLORA_OK;
+      clora__host_free(&there);
+    } while (true);
+    struct clora__host_adapter there = {0};
+    ck_ok(clora__format_load(path, NULL, &there)); /* the last one lived */
+    ck_same_layers(&there, &new);
+    ck_assert_int_eq(olds, 1);
+    ck_assert_int_eq(none, 3);
+    clora__host_free(&there);
+    clora__host_free(&new);
+    clora__host_free(&old);
+  }
+}
+END_TEST
+
 TEST_MAIN("peft_save", saves_what_it_loaded, saves_ranks_scales_and_modes_of_each_layer,
-          saves_fractions_exactly, refuses_to_save_nonsense, survives_every_fault)
+          saves_fractions_exactly, refuses_to_save_nonsense, survives_every_fault,
+          killed_leaves_no_mixture)

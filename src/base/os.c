@@ -240,11 +240,12 @@ static clora_status sync_directory_of(const char *path) {
   return CLORA_OK;
 }
 
-static clora_status commit(struct clora__output *output) {
+static clora_status finish(struct clora__output *output) {
   FILE_CHECK(!clora__fault() && fsync(output->descriptor) == 0, output->path, "cannot sync");
-  int descriptor = output->descriptor;
-  output->descriptor = -1;
-  FILE_CHECK(close(descriptor) == 0, output->path, "cannot close");
+  return CLORA_OK;
+}
+
+static clora_status place(struct clora__output *output) {
   FILE_CHECK(!clora__fault() && rename(output->temporary, output->path) == 0, output->path,
              "cannot rename the finished file to it");
   output->temporary[0] = '\0';
@@ -252,8 +253,42 @@ static clora_status commit(struct clora__output *output) {
 }
 
 clora_status clora__output_commit(struct clora__output *output) {
-  clora_status status = commit(output);
+  clora_status status = finish(output);
+  if (status == CLORA_OK) status = place(output);
   clora__output_discard(output);
+  return status;
+}
+
+/* Moves the file at a path, if there is one, to a temporary name, which is NULL otherwise. */
+static clora_status set_aside(const char *path, char **aside) {
+  struct stat before;
+  if (lstat(path, &before) != 0) return CLORA_OK;
+  TRY(name_temporary(path, aside));
+  if (!clora__fault() && rename(path, *aside) == 0) return sync_directory_of(path);
+  free(*aside);
+  *aside = NULL;
+  FILE_CHECK(false, path, "cannot move the old file aside");
+}
+
+static clora_status replace_pair(struct clora__output *const pair[2], char *aside[2]) {
+  for (size_t n = 0; n < 2; n++) TRY(finish(pair[n]));
+  for (size_t n = 0; n < 2; n++) TRY(set_aside(pair[n]->path, &aside[n]));
+  TRY(place(pair[1]));
+  return place(pair[0]);
+}
+
+clora_status clora__output_commit_pair(struct clora__output *key, struct clora__output *other) {
+  struct clora__output *const pair[] = {key, other};
+  char *aside[] = {NULL, NULL};
+  clora_status status = replace_pair(pair, aside);
+  for (size_t n = 2; n-- > 0;) {
+    bool is_placed = pair[n]->temporary[0] == '\0';
+    if (status != CLORA_OK && is_placed) unlink(pair[n]->path);
+    if (status != CLORA_OK && aside[n] != NULL) rename(aside[n], pair[n]->path);
+    if (status == CLORA_OK && aside[n] != NULL) unlink(aside[n]);
+    free(aside[n]);
+    clora__output_discard(pair[n]);
+  }
   return status;
 }
 

@@ -48,6 +48,12 @@ clora_status clora__output_write(struct clora__output *output, const void *data,
 clora_status clora__output_commit(struct clora__output *output);
 void clora__output_discard(struct clora__output *output);
 
+/* Commits two files that are right only together, `key` being the one without which readers refuse
+ * the other: the old ones leave before the new ones come, key first and last. So at no moment does
+ * a new file stand beside an old one; a process that is killed in between leaves no key. When it
+ * fails the old files are back. */
+clora_status clora__output_commit_pair(struct clora__output *key, struct clora__output *other);
+
 /* A folder being filled under a temporary name beside its path, which must not exist. Put files
  * into `temporary`, then either commit, which syncs it and renames it to the path, or discard,
  * which removes it with its files. A zeroed struct may be discarded. */

@@ -3,6 +3,8 @@
  * The header is a Python dict literal. It is scanned by hand, never evaluated, and nothing is
  * allocated before its size was compared with the size of the file.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "file/npy.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -261,13 +263,6 @@ static size_t write_header(const clora_array *array, unsigned char bytes[1024]) 
   return end;
 }
 
-static clora_status save(struct clora__output *output, const clora_array *array) {
-  unsigned char header[1024];
-  TRY(clora__output_write(output, header, write_header(array, header)));
-  TRY(clora__write_numbers(output, CLORA_F32, 1, array->count, false, array->values));
-  return clora__output_commit(output);
-}
-
 static clora_status check(const clora_array *array) {
   size_t count, bytes;
   CHECK(array->rank <= CLORA_ARRAY_RANK, CLORA_INVALID_ARGUMENT, "the array has rank %zu, not %d",
@@ -280,12 +275,19 @@ static clora_status check(const clora_array *array) {
   return CLORA_OK;
 }
 
+clora_status clora__npy_write(struct clora__output *output, const clora_array *array) {
+  unsigned char header[1024];
+  TRY(check(array));
+  TRY(clora__output_write(output, header, write_header(array, header)));
+  return clora__write_numbers(output, CLORA_F32, 1, array->count, false, array->values);
+}
+
 clora_status clora_array_save(const char *path, const clora_array *array) {
   CHECK(path != NULL && array != NULL, CLORA_INVALID_ARGUMENT, "path or array is NULL");
-  TRY(check(array));
   struct clora__output output;
   TRY(clora__output_open(path, &output));
-  clora_status status = save(&output, array);
+  clora_status status = clora__npy_write(&output, array);
+  if (status == CLORA_OK) return clora__output_commit(&output);
   clora__output_discard(&output);
   return status;
 }

@@ -9,6 +9,7 @@
 #include "base/os.h"
 #include "base/status.h"
 #include "file/json.h"
+#include "file/npy.h"
 
 #define ENDING ".A.npy"
 
@@ -87,15 +88,24 @@ clora_status clora__pair_load(const char *path, const clora_load_options *option
   return status;
 }
 
-static clora_status save_half(const char *path, char half, size_t rows, size_t cols,
-                              const float *values) {
+static clora_status write_half(const char *path, char half, size_t rows, size_t cols,
+                               const float *values, struct clora__output *output) {
   char *name;
   TRY(name_half(path, half, &name));
   const clora_array array = {
       .rank = 2, .shape = {rows, cols}, .count = rows * cols, .values = (float *)values};
-  clora_status status = clora_array_save(name, &array);
+  clora_status status = clora__output_open(name, output);
+  if (status == CLORA_OK) status = clora__npy_write(output, &array);
   free(name);
   return status;
+}
+
+static clora_status write_halves(const char *path, const struct clora__host_layer *layer,
+                                 struct clora__output *a, struct clora__output *b) {
+  const clora_adapter_layer *about = &layer->about;
+  TRY(write_half(path, 'A', about->d_in, about->r, layer->a, a));
+  TRY(write_half(path, 'B', about->r, about->d_out, layer->b, b));
+  return clora__output_commit_pair(a, b);
 }
 
 clora_status clora__pair_save(const char *path, const clora_save_options *options,
@@ -115,6 +125,9 @@ clora_status clora__pair_save(const char *path, const clora_save_options *option
         "%s: layer \"%s\" is no linear layer over a base as PyTorch keeps it, which a pair of .npy "
         "cannot say",
         path, QUOTE(about->name));
-  TRY(save_half(path, 'B', about->r, about->d_out, layer->b));
-  return save_half(path, 'A', about->d_in, about->r, layer->a);
+  struct clora__output a = {0}, b = {0};
+  clora_status status = write_halves(path, layer, &a, &b);
+  clora__output_discard(&a);
+  clora__output_discard(&b);
+  return status;
 }

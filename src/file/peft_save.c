@@ -250,7 +250,7 @@ static clora_status check(const char *path, const struct clora__host_adapter *ad
   return CLORA_OK;
 }
 
-/* Both files are complete on disk before either takes its place. */
+/* Never an old config over new tensors: without a config there is no adapter. */
 static clora_status save(const char *config_path, const char *tensor_path,
                          const struct clora__host_adapter *adapter, struct clora__output *config,
                          struct clora__output *tensors) {
@@ -258,8 +258,7 @@ static clora_status save(const char *config_path, const char *tensor_path,
   TRY(write_config(adapter, config));
   TRY(clora__output_open(tensor_path, tensors));
   TRY(write_tensors(adapter, tensors));
-  TRY(clora__output_commit(tensors));
-  return clora__output_commit(config);
+  return clora__output_commit_pair(config, tensors);
 }
 
 clora_status clora__peft_save(const char *path, const clora_save_options *options,
