@@ -514,6 +514,11 @@ typedef struct clora_array {
  * clora_array_free(). *array is untouched after a failure. */
 CLORA_API clora_status clora_array_load(const char *path, clora_array *array);
 
+/* Reads i4 or i8 for clora_enqueue_embedding(): *ids [shape->count], which free() releases; an id
+ * that is not below `limit` is an error that names it. *shape has no values. */
+CLORA_API clora_status clora_array_load_ids(const char *path, size_t limit, clora_array *shape,
+                                            int32_t **ids);
+
 /* Writes f4 under a temporary name, syncs, and renames: the path holds the old file or the new. */
 CLORA_API clora_status clora_array_save(const char *path, const clora_array *array);
 

@@ -365,6 +365,23 @@ expect 4 run "$dora" -l $layer.q_proj --base "$dora/base.safetensors" -x "$dora/
   --expect "$dora/delta.$layer.q_proj.npy"
 expect 1 run "$dora" -l $layer.q_proj -x "$dora/x.24.npy" -o bad.npy
 says err 'has a magnitude \(DoRA\), which rescales the base.s output too: say --base'
+words=$formats/embedding
+expect 0 run "$words" -x "$words/ids.npy" -o words.npy --expect "$words/delta.model.word_embeddings.npy"
+says out '^error +0\.[0-9]+ of the bound: ok' '^wrote     words.npy \[31, 24\]$'
+expect 0 run "$words" -x "$words/ids.npy" --dtype bf16 --expect words.npy --json
+says out '"ok": true'
+expect 0 run "$words" -x "$words/ids.npy" --beta -1 --y words.npy -o zero.npy
+expect 0 run "$words" -x "$words/ids.npy" --beta 1 --y zero.npy -o again.npy --expect words.npy
+expect 1 run "$words" -x words.npy -o no.npy
+says err 'words.npy: has dtype <f4, <i4 or <i8 is expected for ids'
+expect 1 run "$formats/plain" --layer 0.self_attn.q_proj -x "$words/ids.npy" -o no.npy
+says err 'ids.npy has the shape \[31\], whose last dimension is 31; layer .* has d_in 24'
+{ head -c -4 "$words/ids.npy"; printf '\x33\0\0\0'; } >ids51.npy
+expect 1 run "$words" -x ids51.npy -o no.npy
+says err 'ids51.npy: element 30 is the id 51, and there are 51: 0 to 50'
+expect 1 run "$words" --base "$words/base.safetensors" -x "$words/ids.npy" -o no.npy
+says err 'is an embedding: what it adds to its base is computed, not the whole'
+absent no.npy
 expect 1 run "$dora" -l $layer.q_proj --base "$real" -x "$dora/x.24.npy" -o bad.npy
 expect 1 run "$dora" -l $layer.q_proj --base "$formats/fan_in_fan_out/base.safetensors" \
   -x "$dora/x.24.npy" -o bad.npy

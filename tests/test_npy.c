@@ -319,7 +319,60 @@ START_TEST(survives_every_fault) {
 }
 END_TEST
 
-TEST_MAIN("npy", reads_what_numpy_wrote, reads_halves_and_doubles, reads_integers, reads_every_rank,
-          writes_what_numpy_writes, refuses_what_it_cannot_read, accepts_every_spelling_of_a_header,
-          refuses_broken_headers, refuses_broken_starts, refuses_every_other_length,
-          refuses_bad_arrays, survives_every_fault)
+/* A vector of ids: numpy's header, padded to 128 bytes, and the bytes of the ids. */
+static const char *write_ids(const char *dtype, size_t count, const void *ids, size_t bytes) {
+  char file[256], header[118];
+  snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': (%zu,), }",
+           dtype, count);
+  memcpy(file, "\x93NUMPY\1\0\x76\0", 10);
+  snprintf(file + 10, sizeof file - 10, "%-117s\n", header);
+  memcpy(file + 128, ids, bytes);
+  return write_file(own("ids.npy"), file, 128 + bytes);
+}
+
+START_TEST(reads_ids_below_a_limit) {
+  static const int64_t wide[] = {0, 16777217, 2147483647, (int64_t)1 << 32, -1};
+  static const int32_t narrow[] = {7, 50, 51, -2147483647 - 1};
+  clora_array shape = {.rank = 7};
+  int32_t *ids = NULL;
+  ck_ok(clora_array_load_ids(NPY "i4.npy", 3, &shape, &ids));
+  ck_assert_uint_eq(shape.rank, 1);
+  ck_assert_uint_eq(shape.count, 3);
+  ck_assert_ptr_null(shape.values);
+  ck_assert(ids[0] == 0 && ids[1] == 1 && ids[2] == 2);
+  free(ids);
+  ck_ok(clora_array_load_ids(write_ids("<i8", 3, wide, 24), (size_t)1 << 31, &shape, &ids));
+  ck_assert(ids[0] == 0 && ids[1] == 16777217 && ids[2] == 2147483647); /* no f32 holds these */
+  free(ids);
+  ids = NULL;
+  ck_fails(clora_array_load_ids(write_ids("<i8", 5, wide, 40), (size_t)1 << 31, &shape, &ids),
+           CLORA_INVALID_ARGUMENT, "ids.npy: element 3 is the id 4294967296, and there are");
+  ck_fails(clora_array_load_ids(write_ids("<i8", 1, wide + 4, 8), 51, &shape, &ids),
+           CLORA_INVALID_ARGUMENT, "element 0 is the id -1, and there are 51: 0 to 50");
+  ck_fails(clora_array_load_ids(write_ids("<i4", 3, narrow, 12), 51, &shape, &ids),
+           CLORA_INVALID_ARGUMENT, "element 2 is the id 51, and there are 51: 0 to 50");
+  ck_fails(clora_array_load_ids(write_ids("<i4", 1, narrow + 3, 4), 51, &shape, &ids),
+           CLORA_INVALID_ARGUMENT, "the id -2147483648");
+  ck_fails(clora_array_load_ids(write_ids("<i2", 1, narrow, 2), 51, &shape, &ids),
+           CLORA_UNSUPPORTED, "has dtype <i2, one of");
+  ck_fails(clora_array_load_ids(NPY "f8.npy", 51, &shape, &ids), CLORA_UNSUPPORTED,
+           "has dtype <f8, <i4 or <i8 is expected for ids");
+  ck_fails(clora_array_load_ids(NPY "i4.npy", 0, &shape, &ids), CLORA_INVALID_ARGUMENT,
+           "the limit of ids is 0");
+  ck_fails(clora_array_load_ids(NULL, 1, &shape, &ids), CLORA_INVALID_ARGUMENT, "is NULL");
+  clora_status status = CLORA_IO_FAILURE;
+  const char *path = write_ids("<i4", 2, narrow, 8);
+  for (long k = 1; status != CLORA_OK; k++) {
+    clora__fault_at(k);
+    status = clora_array_load_ids(path, 51, &shape, &ids);
+    clora__fault_at(0);
+    ck_assert_int_eq(status == CLORA_OK, ids != NULL);
+  }
+  free(ids);
+}
+END_TEST
+
+TEST_MAIN("npy", reads_ids_below_a_limit, reads_what_numpy_wrote, reads_halves_and_doubles,
+          reads_integers, reads_every_rank, writes_what_numpy_writes, refuses_what_it_cannot_read,
+          accepts_every_spelling_of_a_header, refuses_broken_headers, refuses_broken_starts,
+          refuses_every_other_length, refuses_bad_arrays, survives_every_fault)

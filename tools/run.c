@@ -21,6 +21,7 @@ struct job {
   clora_dtype dtype;
   struct tool_layer layer;
   clora_array x, y_before, expected; /* as loaded */
+  int32_t *ids;                      /* of an embedding: x is their shape */
   size_t rows;
   clora_array y;
   struct tool_session session;
@@ -40,6 +41,7 @@ static void release(struct job *job) {
   tool_session_close(&job->session);
   tool_layer_close(&job->layer);
   clora_array_free(&job->x);
+  free(job->ids);
   clora_array_free(&job->y_before);
   clora_array_free(&job->expected);
   free(job->y.values);
@@ -47,12 +49,16 @@ static void release(struct job *job) {
 
 /* ---- inputs ---- */
 
-/* Takes the rows from x: all of its dimensions but the last. Shapes y like them. */
+/* Takes the rows from x: all of its dimensions but the last, or every id. Shapes y like them. */
 static int shape_output(struct tool *tool, struct job *job) {
   const clora_adapter_layer *layer = &job->layer.about;
-  const clora_array *x = &job->x;
+  clora_array *x = &job->x;
   char shape[TOOL_SHAPE_SIZE];
   tool_shape(x, shape, sizeof shape);
+  if (job->ids != NULL && x->rank < CLORA_ARRAY_RANK) {
+    x->shape[x->rank++] = layer->d_in; /* as rows of the unit matrix */
+    x->count *= layer->d_in;
+  }
   size_t last = x->rank > 0 ? x->shape[x->rank - 1] : 0;
   if (x->rank == 0 || last != layer->d_in) {
     return tool_fail(tool, TOOL_FAILURE,
@@ -81,15 +87,33 @@ static int load_like_output(struct tool *tool, const struct job *job, const char
   return tool_fail(tool, TOOL_FAILURE, "%s has the shape %s, y has %s", path, own, expected);
 }
 
+static int load_x(struct tool *tool, struct job *job) {
+  const clora_adapter_layer *layer = &job->layer.about;
+  const char *path = job->request->x;
+  if (layer->kind == CLORA_EMBEDDING) {
+    TOOL_CLORA(tool, clora_array_load_ids(path, layer->d_in, &job->x, &job->ids));
+  } else {
+    TOOL_CLORA(tool, clora_array_load(path, &job->x));
+  }
+  return TOOL_OK;
+}
+
 static int load_inputs(struct tool *tool, struct job *job) {
   const struct request *request = job->request;
+  const clora_adapter_layer *layer = &job->layer.about;
   TOOL_TRY(tool_layer_open(tool, request->adapter, request->layer, &job->layer));
+  if (layer->kind == CLORA_EMBEDDING && (request->base != NULL || layer->has_magnitude)) {
+    return tool_fail(tool, TOOL_FAILURE,
+                     "layer %s is an embedding%s: what it adds to its base is computed, not the "
+                     "whole; clora merge gives that",
+                     layer->name, layer->has_magnitude ? " with a magnitude (DoRA)" : "");
+  }
   TOOL_TRY(run_base_open(tool, request->base, &job->layer, &job->base));
   if (request->expect != NULL && job->base.factors != NULL && job->dtype != CLORA_F32) {
     return tool_fail(tool, TOOL_USAGE,
                      "over a base or with a bias, --expect compares in f32 alone");
   }
-  TOOL_CLORA(tool, clora_array_load(request->x, &job->x));
+  TOOL_TRY(load_x(tool, job));
   TOOL_TRY(shape_output(tool, job));
   if (request->y != NULL) TOOL_TRY(load_like_output(tool, job, request->y, &job->y_before));
   if (request->expect == NULL) return TOOL_OK;
@@ -117,13 +141,17 @@ static int check_range(struct tool *tool, const char *path, const clora_array *a
 static int fill_device(struct tool *tool, struct job *job) {
   const struct request *request = job->request;
   struct tool_session *session = &job->session;
-  TOOL_TRY(check_range(tool, request->x, &job->x, job->dtype));
+  if (job->ids == NULL) TOOL_TRY(check_range(tool, request->x, &job->x, job->dtype));
   if (request->y != NULL) TOOL_TRY(check_range(tool, request->y, &job->y_before, job->dtype));
   TOOL_TRY(tool_session_open(tool, tool->device, tool_variant_of(request->variant), session));
   TOOL_CLORA(tool, clora_adapter_low_rank_create(job->layer.adapter, job->layer.index,
                                                  session->context, job->dtype, &job->on_device));
   TOOL_TRY(run_base_upload(tool, session, &job->layer, job->dtype, &job->base));
-  TOOL_TRY(tool_upload(tool, session, "x", job->dtype, job->x.count, job->x.values, &job->x_mem));
+  if (job->ids != NULL) {
+    TOOL_TRY(tool_buffer(tool, session, "x", job->rows * sizeof *job->ids, job->ids, &job->x_mem));
+  } else {
+    TOOL_TRY(tool_upload(tool, session, "x", job->dtype, job->x.count, job->x.values, &job->x_mem));
+  }
   if (request->y == NULL) {
     size_t bytes = job->y.count * clora_dtype_size(job->dtype);
     return tool_buffer(tool, session, "y", bytes, NULL, &job->y_mem);
@@ -132,9 +160,24 @@ static int fill_device(struct tool *tool, struct job *job) {
                      &job->y_mem);
 }
 
+static clora_status prepare(const struct job *job, const clora_matrix *x, const clora_matrix *y,
+                            const clora_forward_options *options) {
+  if (job->ids == NULL) return clora_prepare_forward(job->on_device, x, y, options);
+  return clora_prepare_embedding(job->on_device, job->rows, y, options);
+}
+
+static clora_status enqueue(const struct job *job, const clora_matrix *x, const clora_matrix *y,
+                            const clora_forward_options *options, cl_event *done) {
+  cl_command_queue queue = job->session.queue;
+  if (job->ids == NULL) {
+    return clora_enqueue_forward(queue, job->on_device, x, y, options, 0, NULL, done);
+  }
+  return clora_enqueue_embedding(queue, job->on_device, x->mem, 0, job->rows, y, options, 0, NULL,
+                                 done);
+}
+
 static int forward(struct tool *tool, struct job *job) {
   const clora_adapter_layer *layer = &job->layer.about;
-  clora_layer *on_device = job->on_device;
   const clora_matrix x = {
       .mem = job->x_mem, .rows = job->rows, .cols = layer->d_in, .dtype = job->dtype};
   const clora_matrix y = {
@@ -143,21 +186,22 @@ static int forward(struct tool *tool, struct job *job) {
   double start_ms = tool_time_ms();
   tool_progress(tool, "building and checking the kernels ...");
   tool_hold_interrupts();
-  clora_status prepared = clora_prepare_forward(on_device, &x, &y, &options);
+  clora_status prepared = prepare(job, &x, &y, &options);
   tool_release_interrupts();
   TOOL_CLORA(tool, prepared);
   tool_end_progress(tool);
   TOOL_TRY(run_base_begin(tool, &job->session, &job->base, &x, &y));
   double prepared_ms = tool_time_ms();
   cl_event done;
-  TOOL_CLORA(
-      tool, clora_enqueue_forward(job->session.queue, on_device, &x, &y, &options, 0, NULL, &done));
+  TOOL_CLORA(tool, enqueue(job, &x, &y, &options, &done));
   TOOL_TRY(tool_wait(tool, "the forward", done));
   job->forward_ms = tool_time_ms() - prepared_ms;
   job->prepare_ms = prepared_ms - start_ms;
   TOOL_TRY(run_base_end(tool, &job->session, &job->base, &y));
-  TOOL_CLORA(tool, clora_explain_forward(on_device, &x, &y, &options, job->explained,
-                                         sizeof job->explained));
+  if (job->ids == NULL) {
+    TOOL_CLORA(tool, clora_explain_forward(job->on_device, &x, &y, &options, job->explained,
+                                           sizeof job->explained));
+  }
   return tool_download(tool, &job->session, "y", job->dtype, job->y.count, job->y_mem,
                        job->y.values);
 }
@@ -190,16 +234,30 @@ static double widen(const struct job *job, size_t i) {
   return isfinite(stored) ? wider + fabs(stored - beta * (double)before) : wider;
 }
 
+/* The rows of A that the ids name become x, over a unit matrix [r, r] as A: the sums are the same.
+ */
+static int pick_rows(struct tool *tool, struct job *job, float *a) {
+  size_t r = job->layer.about.r;
+  TOOL_TRY(tool_allocate(tool, "rows of A", job->rows * r, &job->x.values));
+  for (size_t i = 0; i < job->rows; i++) {
+    memcpy(job->x.values + i * r, a + (size_t)job->ids[i] * r, r * sizeof *a);
+  }
+  for (size_t n = 0; n < r * r; n++) a[n] = n % (r + 1) == 0;
+  job->x.count = job->rows * r;
+  return TOOL_OK;
+}
+
 /* The expected values and how far a correct result may be off, both [rows, d_out]. */
 static int bound_error(struct tool *tool, const struct job *job, const float *a, const float *b,
                        double *expected, double *bound) {
   const clora_adapter_layer *layer = &job->layer.about;
+  size_t d_in = job->ids != NULL ? layer->r : layer->d_in;
   int rounded_inputs = is_rounded(job->dtype, job->x.values, job->x.count) +
-                       is_rounded(job->dtype, a, layer->d_in * layer->r) +
+                       is_rounded(job->dtype, a, d_in * layer->r) +
                        is_rounded(job->dtype, b, layer->r * layer->d_out);
   const clora_reference reference = {
       .rows = job->rows,
-      .d_in = layer->d_in,
+      .d_in = d_in,
       .r = layer->r,
       .d_out = layer->d_out,
       .x = job->x.values,
@@ -230,6 +288,7 @@ static int compare(struct tool *tool, struct job *job, float *a, float *b, doubl
     return tool_fail(tool, TOOL_FAILURE, "no memory to compare %zu elements", job->y.count);
   }
   TOOL_CLORA(tool, clora_adapter_read(job->layer.adapter, job->layer.index, a, b));
+  if (job->ids != NULL) TOOL_TRY(pick_rows(tool, job, a));
   TOOL_TRY(bound_error(tool, job, a, b, expected, bound));
   job->error = clora_reference_error(job->y.count, job->y.values, expected, bound, job->dtype);
   return TOOL_OK;
@@ -240,7 +299,8 @@ static int check(struct tool *tool, struct job *job) {
   float *a = NULL, *b = NULL;
   double *expected = calloc(job->y.count + 1, sizeof *expected);
   double *bound = calloc(job->y.count + 1, sizeof *bound);
-  int code = tool_allocate(tool, "A", layer->d_in * layer->r, &a);
+  size_t a_rows = layer->d_in > layer->r ? layer->d_in : layer->r;
+  int code = tool_allocate(tool, "A", a_rows * layer->r, &a);
   if (code == TOOL_OK) code = tool_allocate(tool, "B", layer->r * layer->d_out, &b);
   if (code == TOOL_OK) code = compare(tool, job, a, b, expected, bound);
   free(a);
@@ -312,8 +372,9 @@ static int print_report(struct tool *tool, const struct job *job) {
   tool_put(stdout, title);
   printf(" (");
   tool_put(stdout, device->platform_name);
-  printf(")\nvariants  %s\nrows      %zu, stored as %s\n", serving, job->rows,
-         clora_dtype_name(job->dtype));
+  printf(")\n");
+  if (job->ids == NULL) printf("variants  %s\n", serving);
+  printf("rows      %zu, stored as %s\n", job->rows, clora_dtype_name(job->dtype));
   printf("time      %.3f ms, after %.0f ms to build and check the kernels\n", job->forward_ms,
          job->prepare_ms);
   print_files(tool, job);
@@ -355,7 +416,9 @@ int run_forward(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
   struct request request = {.variant = SIZE_MAX};
   const struct tool_option options[] = {
-      {'x', "x", "FILE", "the input, .npy: the last dimension is d_in, the others are rows",
+      {'x', "x", "FILE",
+       "the input, .npy: the last dimension is d_in, the others are rows; of an embedding ids (i4, "
+       "i8)",
        TOOL_TEXT, &request.x, TOOL_REQUIRED},
       {'o', "output", "FILE", "where y goes, .npy", TOOL_TEXT, &request.output, TOOL_OPTIONAL},
       {'l', "layer", "NAME", "the layer: its name or a part that no other has", TOOL_TEXT,
@@ -380,7 +443,9 @@ int run_forward(int argc, char **argv) {
           "Computes y = beta*y + scale * (x A) B with a layer of an adapter, in f32 arithmetic;\n"
           "over the base the whole layer, DoRA's and B's bias included. The time is the "
           "forward's.\n"
-          "y has the shape of x, with d_out as the last dimension, and is written as f32.",
+          "y has the shape of x, with d_out as the last dimension, and is written as f32. The x of "
+          "an\n"
+          "embedding is ids, and y has d_out as one dimension more.",
       .examples =
           "  clora run adapter -x x.npy -o y.npy\n"
           "  clora run adapter --layer 0.attention.self.query -x x.npy -o y.npy --dtype bf16\n"

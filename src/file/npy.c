@@ -18,6 +18,7 @@ enum { HEADER_BYTES = 10000 };
 
 struct header {
   enum clora__number number;
+  char dtype[16];    /* as the file spells it */
   clora_array array; /* without its values */
   uint64_t data_at;
 };
@@ -70,14 +71,13 @@ static clora_status scan_descr(struct scan *s, struct header *header) {
   skip_spaces(s);
   CHECK(*s->at != '[', CLORA_UNSUPPORTED, "%s: a structured array; plain numbers are expected",
         s->path);
-  char text[16];
-  TRY(scan_text(s, text, sizeof text));
+  TRY(scan_text(s, header->dtype, sizeof header->dtype));
   for (size_t n = 0; n < sizeof descrs / sizeof *descrs; n++) {
     header->number = descrs[n].number;
-    if (strcmp(text, descrs[n].text) == 0) return CLORA_OK;
+    if (strcmp(header->dtype, descrs[n].text) == 0) return CLORA_OK;
   }
   FAIL(CLORA_UNSUPPORTED, "%s: has dtype %s, one of <f2, <f4, <f8, |u1, <i4 and <i8 is expected",
-       s->path, text);
+       s->path, header->dtype);
 }
 
 static clora_status scan_order(struct scan *s, struct header *header) {
@@ -240,6 +240,60 @@ clora_status clora_array_load(const char *path, clora_array *array) {
   clora__file_close(&file);
   return status;
 }
+
+/* ---- ids ---- */
+
+static clora_status read_ids(const struct clora__file *file, const struct header *header,
+                             size_t limit, int32_t *ids) {
+  unsigned char bytes[CLORA__CHUNK_BYTES];
+  size_t size = clora__number_bytes(header->number), count = header->array.count, now;
+  for (size_t done = 0; done < count; done += now) {
+    now = clora__min(count - done, sizeof bytes / size);
+    TRY(clora__file_read(file, header->data_at + done * size, bytes, now * size));
+    for (size_t n = 0; n < now; n++) {
+      uint64_t bits = clora__little(bytes + n * size, size);
+      int64_t id = size == 4 ? (int32_t)(uint32_t)bits : (int64_t)bits;
+      CHECK(id >= 0 && (uint64_t)id < limit, CLORA_INVALID_ARGUMENT,
+            "%s: element %zu is the id %lld, and there are %zu: 0 to %zu", file->path, done + n,
+            (long long)id, limit, limit - 1);
+      ids[done + n] = (int32_t)id;
+    }
+  }
+  return CLORA_OK;
+}
+
+static clora_status load_ids(const struct clora__file *file, size_t limit, clora_array *shape,
+                             int32_t **ids) {
+  struct header header = {0};
+  int32_t *read;
+  TRY(read_header(file, &header));
+  CHECK(header.number == CLORA__I32 || header.number == CLORA__I64, CLORA_UNSUPPORTED,
+        "%s: has dtype %s, <i4 or <i8 is expected for ids", file->path, header.dtype);
+  TRY(clora__allocate(header.array.count, sizeof *read, &read));
+  clora_status status = read_ids(file, &header, limit, read);
+  if (status != CLORA_OK) {
+    free(read);
+    return status;
+  }
+  *shape = header.array;
+  *ids = read;
+  return CLORA_OK;
+}
+
+clora_status clora_array_load_ids(const char *path, size_t limit, clora_array *shape,
+                                  int32_t **ids) {
+  CHECK(path != NULL && shape != NULL && ids != NULL, CLORA_INVALID_ARGUMENT,
+        "path, shape or ids is NULL");
+  CHECK(limit > 0 && limit <= (size_t)INT32_MAX + 1, CLORA_INVALID_ARGUMENT,
+        "the limit of ids is %zu, 1 to 2^31 is expected", limit);
+  struct clora__file file;
+  TRY(clora__file_open(path, &file));
+  clora_status status = load_ids(&file, limit, shape, ids);
+  clora__file_close(&file);
+  return status;
+}
+
+/* ---- writing ---- */
 
 /* The dict as numpy writes it, padded so that the values begin at a multiple of 64. */
 static size_t write_header(const clora_array *array, unsigned char bytes[1024]) {

@@ -12,8 +12,8 @@ bool clora__peft_recognises(const char *path);
 clora_status clora__peft_load(const char *path, const clora_load_options *options,
                               struct clora__host_adapter *adapter);
 
-/* Writes both files, making the folder if there is none. Each appears under its name complete;
- * only a crash between the two renames can leave a new and an old file side by side. */
+/* Writes both files, making the folder if there is none. Each appears under its name complete, and
+ * never beside an old one. */
 clora_status clora__peft_save(const char *path, const clora_save_options *options,
                               const struct clora__host_adapter *adapter);
 
