@@ -75,6 +75,10 @@ START_TEST(refuses_bases_that_disagree) {
     write_text(path, rows[n].index);
     ck_fails(clora__base_open(&path, 1, &base), CLORA_BAD_FILE, rows[n].words);
   }
+  const char *long_index = write_file(own("base/long.index.json"), "{", 1);
+  ck_assert_int_eq(truncate(long_index, (32 << 20) + 1), 0);
+  ck_fails(clora__base_open(&long_index, 1, &base), CLORA_BAD_FILE,
+           "has 33554433 bytes, at most 33554432 are expected");
   const char *const twice[] = {own("base/a.safetensors"), own("base/a.safetensors")};
   ck_fails(clora__base_open(twice, 2, &base), CLORA_INVALID_ARGUMENT, "two shards of one name");
   write_base(own("c.safetensors"), names, bf16, shapes, 1, 1);
