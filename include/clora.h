@@ -575,8 +575,8 @@ typedef struct clora_save_options {
   const char *format;       /* "peft", "kohya", "gguf", "npy"; NULL: by the path's ending */
   const char *architecture; /* gguf: the base's general.architecture; NULL: "llama" */
   bool q8_0;                /* gguf: 8 bits where rows are a multiple of 32, else f16 */
-  bool fold;                /* gguf has one alpha for all layers: let what is left of a scale be
-                               multiplied into B, rounded; without it that is an error */
+  bool fold; /* gguf has one alpha, an f32, for all layers: let what is left of a scale
+                be multiplied into B, rounded; without it that is an error */
 } clora_save_options;
 
 /* Loads and checks the whole adapter; anything odd is an error that names the tensor. *adapter is
