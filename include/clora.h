@@ -161,6 +161,10 @@ CLORA_API const char *clora_variant_name(size_t index);
  * A check whose process ended in it counts as refused. At most `size` bytes with the final NUL. */
 CLORA_API clora_status clora_explain_store(clora_context *context, char *text, size_t size);
 
+/* Says whether what the context learns is kept: CLORA_IO_FAILURE, and why, when the store cannot be
+ * written, is switched off, or did not take something that this context had for it. */
+CLORA_API clora_status clora_check_store(clora_context *context);
+
 /* Empties the store, for every device. What the context itself has learned stays. CLORA_IO_FAILURE
  * when there is no store or it cannot be written. */
 CLORA_API clora_status clora_forget(clora_context *context);
@@ -453,7 +457,8 @@ typedef struct clora_tune_options {
 /* Tunes the call with these arguments; `mem` of the matrices may be NULL. Blocks, on buffers of its
  * own; measures in turns and keeps a value only when its kernel passed its check and the 95 %
  * interval of its gain lies above 1. *found, which may be NULL, is how many products gained.
- * options and tune may be NULL. */
+ * options, but for backward's, and tune may be NULL. clora_check_store() says whether they are kept
+ * in the store, too. */
 CLORA_API clora_status clora_tune_forward(clora_layer *layer, const clora_matrix *x,
                                           const clora_matrix *y,
                                           const clora_forward_options *options,
@@ -461,12 +466,16 @@ CLORA_API clora_status clora_tune_forward(clora_layer *layer, const clora_matrix
 CLORA_API clora_status clora_tune_weight(clora_layer *layer, const clora_matrix *w,
                                          const clora_weight_options *options,
                                          const clora_tune_options *tune, size_t *found);
+CLORA_API clora_status clora_tune_backward(clora_layer *layer, const clora_matrix *x,
+                                           const clora_matrix *dy,
+                                           const clora_backward_options *options,
+                                           const clora_tune_options *tune, size_t *found);
 
 /* Write what the context knows of tuning as a JSON file, or read one: entries that the store keeps
  * for this device and driver, and those found since. Reading takes all or nothing: an entry with a
  * kernel, a knob or a value that this library or device does not have is CLORA_BAD_FILE, and the
- * message names it. A file from another device is a warning in the log. *count, which may be NULL,
- * is the number of entries. */
+ * message names it. A file from another device or driver is a warning in the log. *count, which may
+ * be NULL, is the number of entries. */
 CLORA_API clora_status clora_tuning_save(clora_context *context, const char *path, size_t *count);
 CLORA_API clora_status clora_tuning_load(clora_context *context, const char *path, size_t *count);
 

@@ -45,6 +45,12 @@ static void see_note(const char *key, const struct clora__note *note, void *data
   snprintf(seen->text + used, sizeof seen->text - used, "%s=%g:%s ", key, note->number, note->text);
 }
 
+static void describe_note(size_t index, char *key, struct clora__note *note, void *data) {
+  snprintf(key, CLORA__KEY_LIMIT, "x/note %zu", index);
+  note->number = 1.5 + (double)index;
+  snprintf(note->text, sizeof note->text, "%s", (const char *)data);
+}
+
 START_TEST(lists_by_prefix) {
   struct clora__store store = own_store("list");
   struct seen seen = {""};
@@ -53,7 +59,7 @@ START_TEST(lists_by_prefix) {
   put(&store, "x/one", CLORA__PASSED, 0, "");
   put(&store, "y/two", CLORA__REFUSED, 0, "no");
   put(&store, "x/%_", CLORA__REFUSED, 0, "no");
-  clora__store_put_note(&store, "x/note", &(struct clora__note){1.5, "WIDTH=8"});
+  clora__store_put_notes(&store, 2, describe_note, "WIDTH=8");
   clora__store_each(&store, "x", see, &seen);
   ck_assert_str_eq(seen.text, "x/one=1 x/%_=2 ");
   seen.text[0] = '\0';
@@ -61,7 +67,7 @@ START_TEST(lists_by_prefix) {
   ck_assert_str_eq(seen.text, "x/one=1 y/two=2 x/%_=2 ");
   seen.text[0] = '\0';
   clora__store_each_note(&store, "x/", see_note, &seen);
-  ck_assert_str_eq(seen.text, "x/note=1.5:WIDTH=8 ");
+  ck_assert_str_eq(seen.text, "x/note 0=1.5:WIDTH=8 x/note 1=2.5:WIDTH=8 ");
 }
 END_TEST
 
@@ -73,7 +79,7 @@ START_TEST(forgets) {
   ck_assert(clora__store_forget(&store, reason, sizeof reason));
   ck_verdict(&store, "a", CLORA__UNCHECKED);
   ck_assert(!clora__store_forget(&none, reason, sizeof reason));
-  ck_assert_msg(strstr(reason, "switched off") != NULL, "%s", reason);
+  ck_assert_str_eq(reason, "the store cannot be emptied: it is switched off");
 }
 END_TEST
 
@@ -128,18 +134,40 @@ START_TEST(lies_where_the_environment_says) {
   unsetenv("HOME");
   store = open_store(NULL);
   ck_explains(&store, "none: HOME is not set");
+  setenv("HOME", "relative", 1);
+  store = open_store(NULL);
+  ck_explains(&store, "none: HOME is no absolute path");
   put(&store, "a", CLORA__PASSED, 0, "");
   ck_verdict(&store, "a", CLORA__UNCHECKED);
 }
 END_TEST
 
-START_TEST(makes_its_folder_and_the_one_above) {
-  struct clora__store store = open_store(own("home/clora"));
+START_TEST(makes_its_folder_and_all_above) {
+  struct stat about;
+  struct clora__store store = open_store(own("no/such/folder/"));
+  ck_assert_ptr_null(clora__store_loss(&store));
   put(&store, "a", CLORA__PASSED, 0, "");
   ck_verdict(&store, "a", CLORA__PASSED);
-  store = open_store(own("no/such/folder"));
+  ck_assert_int_eq(stat(own("no"), &about), 0);
+  ck_assert_uint_eq(about.st_mode & 0777, 0700);
+  write_file(own("file"), "", 0);
+  store = open_store(own("file/below/it"));
+  ck_explains(&store, "not used: Not a directory");
+}
+END_TEST
+
+START_TEST(says_that_it_loses_something) {
+  struct clora__store store = open_store("off");
+  ck_assert_str_eq(clora__store_loss(&store), "it is switched off");
+  store = own_store("loss");
+  ck_assert_ptr_null(clora__store_loss(&store));
+  ck_assert_int_eq(chmod(own("loss"), 0777), 0);
   put(&store, "a", CLORA__PASSED, 0, "");
-  ck_verdict(&store, "a", CLORA__UNCHECKED);
+  ck_assert_int_eq(chmod(own("loss"), 0700), 0);
+  ck_assert_str_eq(clora__store_loss(&store), "others may write to it"); /* a is lost */
+  ck_explains(&store, "loss/" FILE_NAME ", empty");
+  struct clora__store again = own_store("loss");
+  ck_assert_ptr_null(clora__store_loss(&again));
 }
 END_TEST
 
@@ -222,6 +250,6 @@ START_TEST(a_check_without_a_result_leaves_nothing) {
 END_TEST
 
 TEST_MAIN("store", remembers_verdicts_and_notes, lists_by_prefix, forgets, keeps_the_newest_entries,
-          lies_where_the_environment_says, makes_its_folder_and_the_one_above,
-          a_check_that_did_not_finish_is_refused, a_check_that_is_going_on_is_not,
-          a_check_without_a_result_leaves_nothing)
+          lies_where_the_environment_says, makes_its_folder_and_all_above,
+          says_that_it_loses_something, a_check_that_did_not_finish_is_refused,
+          a_check_that_is_going_on_is_not, a_check_without_a_result_leaves_nothing)

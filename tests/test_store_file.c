@@ -68,6 +68,31 @@ START_TEST(truncated_and_damaged_files_heal) {
 }
 END_TEST
 
+static void count_passed(const char *key, const struct clora__record *record, void *data) {
+  (void)key;
+  *(int *)data += record->verdict == CLORA__PASSED;
+}
+
+/* The index says "q" where the table says "a": neither is to be found, nor listed twice. */
+START_TEST(a_damaged_index_heals) {
+  size_t bytes;
+  char *good = good_file("index", &bytes);
+  ck_assert_uint_eq(bytes, 3 * 4096);
+  char *key = memchr(good + 2 * 4096, 'a', 4096); /* the third page is the index */
+  ck_assert_ptr_nonnull(key);
+  *key = 'q';
+  write_file(own("index/" FILE_NAME), good, bytes);
+  free(good);
+  ck_heals("index", "a damaged index");
+  struct clora__store store = own_store("index");
+  put(&store, "a", CLORA__PASSED, 0.125, "");
+  int count = 0;
+  clora__store_each(&store, "a", count_passed, &count);
+  ck_assert_int_eq(count, 1);
+  ck_assert_int_eq(access(own("index/" FILE_NAME ".bad"), F_OK), 0);
+}
+END_TEST
+
 static void write_database(const char *path, const char *statements) {
   sqlite3 *db;
   unlink(path);
@@ -103,6 +128,17 @@ START_TEST(foreign_files_are_moved_aside) {
   ck_heals("foreign", "a text");
   char *text = read_file(own("foreign/" FILE_NAME ".bad"), &bytes);
   ck_assert_str_eq(text, "a text that somebody needs");
+  free(text);
+  /* A second one gets a name of its own, and so does a third one whose name is a folder's. */
+  ck_assert_int_eq(mkdir(own("foreign/" FILE_NAME ".bad-2"), 0700), 0);
+  write_file(own("foreign/" FILE_NAME ".bad-2/inside"), "", 0);
+  write_file(own("foreign/" FILE_NAME), "another text", 12);
+  ck_heals("foreign", "another text");
+  text = read_file(own("foreign/" FILE_NAME ".bad"), &bytes);
+  ck_assert_str_eq(text, "a text that somebody needs");
+  free(text);
+  text = read_file(own("foreign/" FILE_NAME ".bad-3"), &bytes);
+  ck_assert_str_eq(text, "another text");
   free(text);
 }
 END_TEST
@@ -172,6 +208,13 @@ static void use_read_only(void *data) {
   put(&store, "b", CLORA__PASSED, 0, "");
   if (find(&store, "a").verdict != CLORA__PASSED) _exit(3);
   if (find(&store, "b").verdict != CLORA__UNCHECKED) _exit(4);
+  if (!explains(&store, FILE_NAME ", not written: attempt to write a readonly database")) _exit(5);
+}
+
+static void use_empty_read_only(void *data) {
+  if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(2);
+  struct clora__store store = open_store(data);
+  if (!explains(&store, FILE_NAME ", not used: unable to open database file")) _exit(3);
 }
 
 START_TEST(a_read_only_folder_is_read) {
@@ -185,6 +228,10 @@ START_TEST(a_read_only_folder_is_read) {
   ck_assert_int_eq(chmod(file, 0400) + chmod(folder, 0500), 0);
   int status = run_apart(use_read_only, (void *)folder);
   ck_assert_int_eq(chmod(folder, 0700), 0);
+  ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "gave %x", (unsigned)status);
+  unlink(file);
+  ck_assert_int_eq(chmod(folder, 0500), 0);
+  status = run_apart(use_empty_read_only, (void *)folder);
   ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "gave %x", (unsigned)status);
 }
 END_TEST
@@ -201,6 +248,11 @@ static void use_full_disk(void *data) {
     put(store, key, CLORA__PASSED, 0, "");
     if (find(store, key).verdict == CLORA__REFUSED) _exit(3);
   }
+  if (clora__store_loss(store) == NULL) _exit(4);
+  limit = (struct rlimit){4096, 4096}; /* no journal any more */
+  if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(2);
+  struct clora__store again = open_store(store->folder);
+  if (!explains(&again, FILE_NAME ", not ")) _exit(5);
 }
 
 START_TEST(a_full_disk_is_a_miss) {
@@ -261,11 +313,6 @@ static void use_with_others(void *data) {
   }
 }
 
-static void count_passed(const char *key, const struct clora__record *record, void *data) {
-  (void)key;
-  *(int *)data += record->verdict == CLORA__PASSED;
-}
-
 /* All begin at once, with no store or a damaged one. */
 static void run_together(const char *what) {
   pid_t children[PROCESSES];
@@ -323,7 +370,7 @@ START_TEST(killed_at_any_moment) {
 }
 END_TEST
 
-TEST_MAIN("store_file", truncated_and_damaged_files_heal, foreign_files_are_moved_aside,
-          others_files_are_not_used, another_users_folder_is_not_used, a_read_only_folder_is_read,
-          a_full_disk_is_a_miss, every_fault_is_a_miss, sixteen_processes_at_once,
-          killed_at_any_moment)
+TEST_MAIN("store_file", truncated_and_damaged_files_heal, a_damaged_index_heals,
+          foreign_files_are_moved_aside, others_files_are_not_used,
+          another_users_folder_is_not_used, a_read_only_folder_is_read, a_full_disk_is_a_miss,
+          every_fault_is_a_miss, sixteen_processes_at_once, killed_at_any_moment)

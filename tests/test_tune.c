@@ -11,6 +11,7 @@
 #include "op/fused.h"
 #include "plan/plan.h"
 #include "plan/race.h"
+#include "plan/recall.h"
 #include "plan/tune.h"
 #include "plan/tuning.h"
 #include "product/product.h"
@@ -89,7 +90,10 @@ static struct clora__problem shrink_problem(void) {
 static struct clora__tuning tuning_for(const struct clora__variant *row,
                                        const struct clora__problem *problem, const char *knob,
                                        unsigned value) {
-  struct clora__tuning t = {.class = clora__class_of(problem), .gain = 1.5, .count = 1};
+  struct clora__tuning t = {.source = clora__source_hash(row->source),
+                            .class = clora__class_of(problem),
+                            .gain = 1.5,
+                            .count = 1};
   snprintf(t.function, sizeof t.function, "%s", row->function);
   snprintf(t.knobs[0].name, sizeof t.knobs[0].name, "%s", knob);
   t.knobs[0].value = value;
@@ -116,7 +120,7 @@ START_TEST(a_tuning_serves_its_class_alone) {
   struct clora__problem p = shrink_problem();
   struct clora__tuning t = tuning_for(row, &p, "ROWS", 8);
   ck_explained(context, ROWS, "ROWS 12 by rule: ", true);
-  ck_ok(clora__tuning_add(context, row, &t));
+  ck_ok(clora__tuning_add(context, 1, &t));
   ck_explained(context, ROWS, BY_TUNING, true);
   ck_explained(context, 64, BY_TUNING, true);
   ck_explained(context, 65, BY_TUNING, false);
@@ -125,7 +129,7 @@ START_TEST(a_tuning_serves_its_class_alone) {
   check_forward(context, &c, 1);
   /* The newest one counts. */
   t.knobs[0].value = 1;
-  ck_ok(clora__tuning_add(context, row, &t));
+  ck_ok(clora__tuning_add(context, 1, &t));
   ck_explained(context, ROWS, "ROWS 1 by tuning", true);
   check_forward(context, &c, 1);
   clora_context_destroy(context);
@@ -139,7 +143,7 @@ START_TEST(a_tuning_is_remembered_for_this_driver_and_source) {
   struct clora__problem p = shrink_problem();
   struct clora__tuning t = tuning_for(row, &p, "ROWS", 8);
   clora_context *context = open_context(folder, "cpu");
-  ck_ok(clora__tuning_add(context, row, &t));
+  ck_ok(clora__tuning_add(context, 1, &t));
   clora_context_destroy(context);
   context = open_context(folder, "cpu");
   ck_explained(context, ROWS, BY_TUNING, true);
@@ -172,7 +176,7 @@ START_TEST(a_value_that_the_row_does_not_take_is_ignored) {
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     clora_context *context = open_context(own("bad"), "cpu");
     struct clora__tuning t = tuning_for(row, &p, bad[i].knob, bad[i].value);
-    ck_ok(clora__tuning_add(context, row, &t));
+    ck_ok(clora__tuning_add(context, 1, &t));
     ck_explained(context, ROWS, "ROWS 12 by rule: ", true);
     clora_context_destroy(context);
   }
@@ -395,6 +399,30 @@ START_TEST(weight_is_tuned_too) {
 }
 END_TEST
 
+START_TEST(backward_is_tuned_too) {
+  const struct clora__variant *const rows[] = {&planted, NULL};
+  clora_context *context = open_context(own("backward"), NULL);
+  clora_layer *layer;
+  clora_matrix x = {.rows = ROWS, .cols = D_IN}, dy = {.rows = ROWS, .cols = D_OUT};
+  clora_matrix da = {.rows = D_IN, .cols = RANK};
+  const clora_backward_options gradients = {.da = &da};
+  const clora_layer_options shape = {.dim = D_IN, .dim_out = D_OUT, .r = RANK};
+  char text[4096];
+  size_t found = 0;
+  context->planted = rows;
+  ck_ok(clora_layer_create(context, &shape, &layer));
+  ck_fails(clora_tune_backward(layer, &x, &dy, NULL, NULL, NULL), CLORA_INVALID_ARGUMENT,
+           "no gradient is asked for");
+  ck_ok(clora_tune_backward(layer, &x, &dy, &gradients, NULL, &found));
+  ck_assert_uint_eq(found, 2); /* dt and dA */
+  ck_ok(clora_explain_backward(layer, &x, &dy, &gradients, text, sizeof text));
+  const char *at = strstr(text, "dA\nreduce planted: serves");
+  ck_assert_msg(at != NULL && strstr(at, "REPEAT 1 by tuning") != NULL, "%s", text);
+  clora_layer_destroy(layer);
+  clora_context_destroy(context);
+}
+END_TEST
+
 START_TEST(stopping_keeps_what_was_found) {
   const struct clora__variant *const rows[] = {&planted, NULL};
   struct told told = {.most_calls = 2}; /* it stops when REPEAT 2 is about to be tried */
@@ -476,8 +504,9 @@ START_TEST(files_come_and_go_unchanged) {
   }
   clora_context *context = open_context(own("elsewhere"), NULL);
   ck_ok(clora_tuning_load(context, GOLDEN, NULL));
-  ck_assert_msg(strstr(last_warning(), "was measured on a golden device, this is ") != NULL, "%s",
-                last_warning());
+  ck_assert_msg(strstr(last_warning(),
+                       "was measured elsewhere: its device is a golden device, here ") != NULL,
+                "%s", last_warning());
   clora_context_destroy(context);
 }
 END_TEST
@@ -487,7 +516,7 @@ START_TEST(tiles_have_to_fit_the_device) {
   static const char text[] =
       "{\"schema\": \"clora-tuning\", \"version\": 1, \"device\": \"x\", \"tunings\": [{"
       "\"kernel\": \"shrink_gpu\", \"in\": \"f32\", \"weight\": \"f32\", \"out\": \"f32\", "
-      "\"rows\": 4096, \"inner\": 4096, \"r\": 4096, \"cols\": 16, "
+      "\"rows\": 4096, \"inner\": 4096, \"cols\": 16, "
       "\"knobs\": {\"GROUP\": 256, \"COLS\": 16, \"ROWS\": 4, \"STEP\": 64}, \"gain\": 1.5}]}";
   const char *path = write_file(own("tiles.json"), text, sizeof text - 1);
   clora_context *context = open_context(own("tiles"), NULL);
@@ -516,6 +545,11 @@ static const char *edited(const char *before, const char *after) {
   return write_file(own("edited.json"), whole, strlen(whole));
 }
 
+/* For what the first one of the golden file is for. */
+#define TWIN                                                                              \
+  "{\"kernel\": \"shrink_cpu\", \"in\": \"f32\", \"weight\": \"f32\", \"out\": \"f32\", " \
+  "\"rows\": 64, \"inner\": 4096, \"cols\": 16, \"knobs\": {\"ROWS\": 1}, \"gain\": 3}"
+
 START_TEST(absurd_files_are_refused_whole) {
   if (!is_cpu()) return;
   static const struct {
@@ -535,15 +569,23 @@ START_TEST(absurd_files_are_refused_whole) {
       {"\"expand_cpu\"", "\"plain\"", "this library tunes no such kernel"},
       {"\"expand_cpu\"", "7", "tunings[1] (?): \"kernel\" is no text"},
       {"\"in\": \"f32\"", "\"in\": \"f64\"", "\"in\" is f64, not f32, f16 or bf16"},
-      {"\"rows\": 64", "\"rows\": 65", "65 x 4096 x 4096 x 16 is no class"},
+      {"\"rows\": 64", "\"rows\": 65", "65 x 4096 x 16 is no class"},
       {"\"rows\": 64", "\"rows\": 0", "\"rows\" is not a whole number from 1"},
       {"\"rows\": 64", "\"rows\": 99999999999", "\"rows\" is not a whole number from 1"},
       {"\"inner\": 8", "\"inner\": 1024", "the kernel does not fit here: r is above 512"},
-      {"\"gain\": 2.0", "\"gain\": 0", "\"gain\" is 0"},
+      {"\"rows\": 64", "\"rows\": -64", "tunings[0] (shrink_cpu): \"rows\" is not a whole number"},
+      {"\"rows\": 64", "\"rows\": 64, \"r\": 4096", "\"r\" is unknown"},
+      {"\"gain\": 2.0", "\"gain\": 0.99", "\"gain\" is 0.99, not from 1"},
+      {"\"gain\": 2.0", "\"gain\": -2.0", "tunings[1] (expand_cpu): \"gain\" is -2, not from 1"},
+      {"\"gain\": 2.0", "\"gain\": \"x\"", "\"gain\" is no number"},
       {"\"gain\": 2.0", "\"gain\": 1e300", "\"gain\" is 1e+300"},
       {"\"gain\": 2.0", "\"gain\": 2.0, \"extra\": 1", "\"extra\" is unknown"},
       {"\"schema\": \"clora-tuning\"", "\"schema\": \"bench\"", "\"schema\" is bench, not"},
       {"\"version\": 1", "\"version\": 2", "version 2, this library reads 1"},
+      {"\"version\": 1", "\"version\": 1.0", "\"version\" is no whole number"},
+      {"\"version\": 1", "\"version\": 1, \"extra\": 1", "\"extra\" is unknown"},
+      {"\"tunings\": [", "\"tunings\": [" TWIN ",",
+       "tunings[1] (shrink_cpu): tunings[0] is for the same kernel and sizes"},
       {"\"device\": \"a golden device\"", "\"device\": 1", "\"device\" is missing"},
       {"\"tunings\"", "\"tuning\"", "\"tunings\" is missing"},
       {"{", "[", "not valid JSON"},
@@ -562,6 +604,7 @@ START_TEST(absurd_files_are_refused_whole) {
   ck_fails(clora_tuning_load(context, own("none"), NULL), CLORA_IO_FAILURE, "cannot open");
   ck_fails(clora_tuning_load(context, NULL, NULL), CLORA_INVALID_ARGUMENT, "path is NULL");
   ck_fails(clora_tuning_save(context, NULL, NULL), CLORA_INVALID_ARGUMENT, "path is NULL");
+  ck_fails(clora_tuning_save(context, "", NULL), CLORA_INVALID_ARGUMENT, "path is empty");
   ck_fails(clora_tuning_save(context, own("no/such/file"), NULL), CLORA_IO_FAILURE, "no/such/file");
   /* Nothing of them was taken, not even the good first entries. */
   ck_ok(clora_tuning_save(context, own("nothing.json"), &count));
@@ -573,7 +616,7 @@ END_TEST
 DEVICE_TEST_MAIN("tune", intervals_hold_the_truth, classes_round_sizes_up,
                  a_tuning_serves_its_class_alone, a_tuning_is_remembered_for_this_driver_and_source,
                  a_value_that_the_row_does_not_take_is_ignored, no_knob_changes_a_bit,
-                 no_knob_of_a_gpu_changes_a_bit, weight_is_tuned_too, tiles_have_to_fit_the_device,
-                 the_fastest_right_value_wins, stopping_keeps_what_was_found,
-                 two_contexts_tune_at_once, files_come_and_go_unchanged,
-                 absurd_files_are_refused_whole)
+                 no_knob_of_a_gpu_changes_a_bit, weight_is_tuned_too, backward_is_tuned_too,
+                 tiles_have_to_fit_the_device, the_fastest_right_value_wins,
+                 stopping_keeps_what_was_found, two_contexts_tune_at_once,
+                 files_come_and_go_unchanged, absurd_files_are_refused_whole)

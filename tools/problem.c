@@ -30,9 +30,17 @@ static bool read_field(struct tool_problem *problem, const char *name, const cha
   return false;
 }
 
+/* Whether a field before `at` has its name, which `length` characters hold. */
+static bool is_repeated(const char *text, const char *at, size_t length) {
+  for (; text < at; text = strchr(text, ',') + 1) {
+    if (strncmp(text, at, length) == 0 && text[length] == '=') return true;
+  }
+  return false;
+}
+
 int tool_problem_read(struct tool *tool, const char *text, struct tool_problem *problem) {
   *problem = (struct tool_problem){.rows = 1, .r = 8};
-  for (const char *at = text; *at != '\0';) {
+  for (const char *at = text;; at++) {
     size_t length = strcspn(at, ",");
     char field[64];
     snprintf(field, sizeof field, "%.*s", (int)length, at);
@@ -40,11 +48,15 @@ int tool_problem_read(struct tool *tool, const char *text, struct tool_problem *
     if (equals != NULL) *equals = '\0';
     if (equals == NULL || !read_field(problem, field, equals + 1)) {
       return tool_fail(tool, TOOL_USAGE,
-                       "\"%.*s\" is none of rows=N, d_in=N, d_out=N, r=N, dtype=f32|f16|bf16, "
-                       "beta=X",
-                       (int)length, at);
+                       "\"%.*s\" is none of rows=N, d_in=N, d_out=N, r=N (N from 1 to %d), "
+                       "dtype=f32|f16|bf16, beta=X",
+                       (int)length, at, TOOL_LARGEST_DIMENSION);
     }
-    at += length + (at[length] == ',');
+    if (is_repeated(text, at, strlen(field))) {
+      return tool_fail(tool, TOOL_USAGE, "\"%s\" has %s twice", text, field);
+    }
+    at += length;
+    if (*at == '\0') break;
   }
   if (problem->d_in == 0) return tool_fail(tool, TOOL_USAGE, "\"%s\" has no d_in", text);
   if (problem->d_out == 0) problem->d_out = problem->d_in;

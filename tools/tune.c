@@ -8,12 +8,13 @@
 
 struct request {
   const char *shape, *export, *import;
-  uint64_t budget;
-  bool forgets;
+  uint64_t budget; /* 0: not given */
+  bool backward, forgets;
 };
 
 /* What is tuned without --shape: a layer of usual size, from one row to many. */
 static const size_t usual_rows[] = {1, 16, 256, 2048};
+#define USUAL_SECONDS 60
 #define USUAL_DIM 4096
 #define USUAL_RANK 16
 #define ROW_COUNTS (sizeof usual_rows / sizeof *usual_rows)
@@ -35,9 +36,12 @@ static void interrupt(int number) {
 
 /* The first signal ends the measurements; a second one, the program. */
 static void catch_signals(void) {
-  struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND};
-  sigaction(SIGINT, &action, NULL);
-  sigaction(SIGTERM, &action, NULL);
+  const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+  struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND}, former;
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+    sigaction(signals[i], NULL, &former);
+    if (former.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);
+  }
 }
 
 static bool show(bool is_result, const char *message, void *user) {
@@ -53,13 +57,24 @@ static bool show(bool is_result, const char *message, void *user) {
   return !interrupted;
 }
 
-static int tune_shape(struct job *job, const struct tool_problem *problem, double seconds) {
+/* All gradients of the layer. y is dy. */
+static clora_status tune_backward(const struct tool_problem *problem, struct tool_call *call,
+                                  const clora_tune_options *options, size_t *found) {
+  const clora_matrix da = {.rows = problem->d_in, .cols = problem->r};
+  const clora_matrix db = {.rows = problem->r, .cols = problem->d_out};
+  const clora_backward_options gradients = {.dx = &call->x, .da = &da, .db = &db};
+  return clora_tune_backward(call->layer, &call->x, &call->y, &gradients, options, found);
+}
+
+static int tune_shape(struct job *job, const struct tool_problem *problem, bool backward,
+                      double seconds) {
   struct tool_call call = {.layer = NULL};
   const clora_tune_options options = {.seconds = seconds, .progress = show, .user = job};
   size_t found = 0;
   TOOL_TRY(tool_problem_open(job->tool, problem, job->session.context, &call));
   clora_status status =
-      clora_tune_forward(call.layer, &call.x, &call.y, &call.options, &options, &found);
+      backward ? tune_backward(problem, &call, &options, &found)
+               : clora_tune_forward(call.layer, &call.x, &call.y, &call.options, &options, &found);
   clora_layer_destroy(call.layer);
   TOOL_CLORA(job->tool, status);
   job->found += found;
@@ -84,11 +99,12 @@ static int list_shapes(struct tool *tool, const struct request *request,
 /* What is left of the budget is shared by the shapes that are left. */
 static int tune_shapes(struct job *job, const struct request *request,
                        const struct tool_problem *shapes, size_t count) {
-  double end_ms = tool_time_ms() + (double)request->budget * 1e3;
+  uint64_t seconds = request->budget > 0 ? request->budget : USUAL_SECONDS;
+  double end_ms = tool_time_ms() + (double)seconds * 1e3;
   for (size_t i = 0; i < count && !interrupted; i++) {
     double left = (end_ms - tool_time_ms()) * 1e-3;
     if (left <= 0) break;
-    TOOL_TRY(tune_shape(job, &shapes[i], left / (double)(count - i)));
+    TOOL_TRY(tune_shape(job, &shapes[i], request->backward, left / (double)(count - i)));
   }
   return TOOL_OK;
 }
@@ -109,13 +125,33 @@ static int conclude(struct job *job, const char *what, size_t count) {
   return TOOL_OK;
 }
 
+/* Says when nothing that is found is kept, and why; true when it did. */
+static bool warn_of_loss(struct job *job) {
+  if (clora_check_store(job->session.context) == CLORA_OK) return false;
+  tool_end_progress(job->tool);
+  fprintf(stderr, "clora tune: warning: %s\n", clora_error());
+  return true;
+}
+
 static int tune(struct job *job, const struct request *request) {
   struct tool_problem shapes[SHAPE_LIMIT];
   size_t count;
   TOOL_TRY(list_shapes(job->tool, request, shapes, &count));
+  bool warned = warn_of_loss(job);
   catch_signals();
   TOOL_TRY(tune_shapes(job, request, shapes, count));
+  if (!warned) warn_of_loss(job);
   return conclude(job, "found", job->found);
+}
+
+/* To keep it is all that an import is for. */
+static int import(struct job *job, const char *path) {
+  clora_context *context = job->session.context;
+  size_t count;
+  TOOL_CLORA(job->tool, clora_check_store(context));
+  TOOL_CLORA(job->tool, clora_tuning_load(context, path, &count));
+  TOOL_CLORA(job->tool, clora_check_store(context));
+  return conclude(job, "imported", count);
 }
 
 static int serve(struct job *job, const struct request *request) {
@@ -125,10 +161,7 @@ static int serve(struct job *job, const struct request *request) {
     TOOL_CLORA(job->tool, clora_forget(context));
     return conclude(job, "left", 0);
   }
-  if (request->import != NULL) {
-    TOOL_CLORA(job->tool, clora_tuning_load(context, request->import, &count));
-    return conclude(job, "imported", count);
-  }
+  if (request->import != NULL) return import(job, request->import);
   if (request->export == NULL) return tune(job, request);
   TOOL_CLORA(job->tool, clora_tuning_save(context, request->export, &count));
   return conclude(job, "exported", count);
@@ -142,6 +175,10 @@ static int run(struct tool *tool, const struct request *request) {
   if (wishes > 1) {
     return tool_fail(tool, TOOL_USAGE, "one of --shape, --export, --import and --forget at a time");
   }
+  if ((request->budget > 0 || request->backward) && wishes > 0 && request->shape == NULL) {
+    return tool_fail(tool, TOOL_USAGE, "%s goes without --export, --import and --forget",
+                     request->backward ? "--backward" : "--budget");
+  }
   struct job job = {.tool = tool, .results = json_array()};
   int code = tool_session_open(tool, tool->device, NULL, &job.session);
   if (code == TOOL_OK) code = serve(&job, request);
@@ -152,12 +189,14 @@ static int run(struct tool *tool, const struct request *request) {
 
 int run_tune(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
-  struct request request = {.budget = 60};
+  struct request request = {.shape = NULL};
   const struct tool_option options[] = {
       {0, "shape", "SHAPE", "this shape, as for clora explain; else a usual layer of 4096 -> 4096",
        TOOL_TEXT, &request.shape, TOOL_OPTIONAL},
       {0, "budget", "SECONDS", "stop after about so long (60)", TOOL_NUMBER, &request.budget,
        TOOL_RANGE(1, 1000000)},
+      {0, "backward", NULL, "tune the products of backward instead of a forward", TOOL_SWITCH,
+       &request.backward, TOOL_OPTIONAL},
       {0, "export", "FILE", "write what was found, as JSON, instead of tuning", TOOL_TEXT,
        &request.export, TOOL_OPTIONAL},
       {0, "import", "FILE", "take what such a file holds", TOOL_TEXT, &request.import,
@@ -166,7 +205,7 @@ int run_tune(int argc, char **argv) {
        &request.forgets, TOOL_OPTIONAL},
   };
   const struct tool_usage usage = {
-      .synopsis = "[--shape SHAPE] [--budget SECONDS]",
+      .synopsis = "[--shape SHAPE] [--backward] [--budget SECONDS]",
       .about =
           "Measures, in turns, whether other knobs than the rules' make kernels faster on this\n"
           "device, and remembers those that do. Results do not change by a bit. Ctrl-C stops and\n"

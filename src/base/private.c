@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,12 +25,17 @@ const char *clora__folder_obstacle(const char *path, bool *exists) {
   return S_ISDIR(about.st_mode) ? rights_obstacle(&about) : "it is no directory";
 }
 
-void clora__folder_make(const char *path) {
-  char copy[1024];
-  snprintf(copy, sizeof copy, "%s", path);
-  if (clora__fault() || clora__is_directory(path)) return;
-  if (mkdir(path, 0700) == 0 || errno != ENOENT) return;
-  if (mkdir(dirname(copy), 0700) == 0) mkdir(path, 0700);
+const char *clora__folder_make(const char *path) {
+  char part[1024];
+  snprintf(part, sizeof part, "%s", path);
+  if (clora__fault()) return strerror(EIO);
+  for (char *end = part; end != NULL;) {
+    end = strchr(end + 1, '/');
+    if (end != NULL) *end = '\0';
+    if (mkdir(part, 0700) != 0 && errno != EEXIST) return strerror(errno);
+    if (end != NULL) *end = '/';
+  }
+  return NULL;
 }
 
 const char *clora__private_file_obstacle(const char *path, bool *exists) {

@@ -11,8 +11,9 @@
  * it is one, or nothing is there. Static text. */
 const char *clora__folder_obstacle(const char *path, bool *exists);
 
-/* Makes the folder and the one it lies in, for this user alone, unless they are there. */
-void clora__folder_make(const char *path);
+/* Makes the folder and those that it lies in, as far as they are not there, for this user alone.
+ * Why it cannot; NULL: it is there. Static text. */
+const char *clora__folder_make(const char *path);
 
 /* The same question about a file. */
 const char *clora__private_file_obstacle(const char *path, bool *exists);

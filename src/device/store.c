@@ -18,7 +18,9 @@
 #define FILE_NAME "store-1.sqlite" /* 1: the layout below. Another layout gets another file. */
 #define APPLICATION "1668050802"   /* "clor", in the header of the file */
 #define BUSY_TRIES 1000            /* to get the file's lock, 3 ms apart */
-#define ENTRY_LIMIT "10000"        /* beyond it the oldest ones go */
+#define TEXT_OF(number) #number
+#define LIMIT_TEXT(number) TEXT_OF(number) /* of a macro's value */
+#define ENTRY_LIMIT LIMIT_TEXT(CLORA__ENTRY_LIMIT)
 #define PATH_LIMIT 1024
 
 /* seal: a hash of the other columns. A flipped bit must not turn refused into passed. */
@@ -36,6 +38,9 @@ static const char layout[] =
 
 static const char started[] = "started", passed[] = "passed", refused[] = "refused",
                   noted[] = "noted";
+
+/* There is no file yet, or an empty one. */
+static const char nothing[] = "it is empty";
 
 /* One row. The texts are the caller's, or SQLite's until the next step. */
 struct entry {
@@ -62,8 +67,9 @@ static void put_folder(struct clora__store *store, const char *base, const char 
 
 void clora__store_open(struct clora__store *store, const char *folder,
                        const struct clora__log *log) {
-  *store = (struct clora__store){.log = log, .none = "HOME is not set"};
   const char *xdg = clora__environment("XDG_CACHE_HOME"), *home = clora__environment("HOME");
+  *store = (struct clora__store){
+      .log = log, .none = home != NULL ? "HOME is no absolute path" : "HOME is not set"};
   if (folder == NULL || folder[0] == '\0') folder = clora__environment("CLORA_CACHE");
   if (folder != NULL && strcmp(folder, "off") == 0) {
     store->none = "it is switched off";
@@ -105,18 +111,6 @@ static void complain(struct clora__store *store, const char *reason) {
   clora__log(store->log, CLORA_LOG_INFO, "the store in %s is not used: %s", store->folder, reason);
 }
 
-void clora__store_explain(struct clora__store *store, char *text, size_t size) {
-  bool exists;
-  const char *reason = obstacle(store, &exists);
-  if (store->folder[0] == '\0') {
-    snprintf(text, size, "none: %s", store->none);
-  } else if (reason != NULL) {
-    snprintf(text, size, "%s/" FILE_NAME ", not used: %s", store->folder, reason);
-  } else {
-    snprintf(text, size, "%s/" FILE_NAME "%s", store->folder, exists ? "" : ", empty");
-  }
-}
-
 /* ---- the file ---- */
 
 static int number_of(sqlite3 *db, const char *question, int *number) {
@@ -126,6 +120,14 @@ static int number_of(sqlite3 *db, const char *question, int *number) {
   if (code == SQLITE_ROW) *number = sqlite3_column_int(statement, 0);
   sqlite3_finalize(statement);
   return code == SQLITE_ROW ? SQLITE_OK : code;
+}
+
+/* Whether every row is in the index and every page is what it should be. */
+static int inspect(sqlite3 *db) {
+  static const char question[] =
+      "SELECT count(*) FROM pragma_integrity_check(1) WHERE integrity_check <> 'ok'";
+  int faults = 0, code = number_of(db, question, &faults);
+  return faults > 0 ? SQLITE_CORRUPT : code;
 }
 
 /* SQLITE_OK: it is ours. SQLITE_EMPTY: it holds nothing. SQLITE_NOTADB: it is somebody else's. */
@@ -147,14 +149,18 @@ static int wait_a_moment(void *data, int tries) {
   return tries < BUSY_TRIES;
 }
 
-static int open_file(const struct clora__store *store, int flags, sqlite3 **db) {
+/* Opens it, and the first time in a context reads all of it. */
+static int open_file(struct clora__store *store, int flags, sqlite3 **db) {
   char path[PATH_LIMIT];
   path_in(store, FILE_NAME, path);
   SQL_TRY(sqlite3_open_v2(path, db, flags | SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL));
   sqlite3_busy_handler(*db, wait_a_moment, NULL);
   sqlite3_db_config(*db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
   sqlite3_db_config(*db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-  return recognise(*db);
+  int code = recognise(*db);
+  if (code == SQLITE_OK && !store->sound) code = inspect(*db);
+  if (code == SQLITE_OK) store->sound = true;
+  return code;
 }
 
 static bool is_damage(int code) {
@@ -163,36 +169,44 @@ static bool is_damage(int code) {
 }
 
 /* Whether the file is bad, looked at once more: another process may have replaced it. */
-static bool is_bad(const struct clora__store *store) {
-  static const char question[] =
-      "SELECT count(*) FROM pragma_quick_check WHERE quick_check <> 'ok'";
+static bool is_bad(struct clora__store *store) {
   sqlite3 *db = NULL;
-  int faults = 0, code = open_file(store, 0, &db);
-  if (code == SQLITE_OK) code = number_of(db, question, &faults);
+  store->sound = false;
+  int code = open_file(store, 0, &db);
   sqlite3_close(db);
-  return faults > 0 || is_damage(code);
+  return is_damage(code);
 }
 
-/* Moves a file that is not ours, or no longer what we wrote, to another name: it may be precious to
- * somebody. Its journals go with it. */
+/* The first of FILE.bad, FILE.bad-2, FILE.bad-3 ... that is not there. */
+static void name_aside(const struct clora__store *store, char *name, size_t size) {
+  char path[PATH_LIMIT];
+  snprintf(name, size, FILE_NAME ".bad");
+  for (unsigned n = 2; path_in(store, name, path), access(path, F_OK) == 0; n++) {
+    snprintf(name, size, FILE_NAME ".bad-%u", n);
+  }
+}
+
+/* Moves a file that is not ours, or no longer what we wrote, to a name of its own: it may be
+ * precious to somebody. Its journals go with it. */
 static bool set_aside(struct clora__store *store) {
   static const char *const parts[] = {"-journal", "-wal", "-shm", ""};
-  char from[PATH_LIMIT], to[PATH_LIMIT], name[64];
+  char from[PATH_LIMIT], to[PATH_LIMIT], name[64], aside[64];
   int lock = clora__folder_lock(store->folder);
   bool bad = lock >= 0 && is_bad(store), moved = lock >= 0;
+  name_aside(store, aside, sizeof aside);
   for (size_t i = 0; bad && i < sizeof parts / sizeof *parts; i++) {
     snprintf(name, sizeof name, FILE_NAME "%s", parts[i]);
     path_in(store, name, from);
-    snprintf(name, sizeof name, FILE_NAME ".bad%s", parts[i]);
-    path_in(store, name, to);
+    path_in(store, aside, to);
+    strcat(to, parts[i]);
     moved = !clora__fault() && (rename(from, to) == 0 || errno == ENOENT);
   }
   clora__folder_unlock(lock);
   if (bad && moved) {
     clora__log(store->log, CLORA_LOG_WARNING,
-               "%s/" FILE_NAME " is damaged or no store of clora: it is " FILE_NAME
-               ".bad now, and a new one begins",
-               store->folder);
+               "%s/" FILE_NAME
+               " is damaged or no store of clora: it is %s now, and a new one begins",
+               store->folder, aside);
   }
   return moved;
 }
@@ -209,22 +223,59 @@ static int work_once(struct clora__store *store, bool writes, work_function work
   return code;
 }
 
-/* Opens the file, works on it and closes it. */
-static bool work_on(struct clora__store *store, bool writes, work_function work, void *data) {
+static const char *try_to_work(struct clora__store *store, bool writes, work_function work,
+                               void *data) {
   bool exists;
-  if (store->folder[0] == '\0' || store->off) return false;
-  if (writes) clora__folder_make(store->folder);
-  const char *reason = obstacle(store, &exists);
-  if (reason == NULL && !exists && !writes) return false;
-  if (reason != NULL) {
-    complain(store, reason);
-    return false;
-  }
+  if (store->folder[0] != '\0' && store->off) return "its lock did not come free";
+  const char *reason = writes && store->folder[0] ? clora__folder_make(store->folder) : NULL;
+  if (reason == NULL) reason = obstacle(store, &exists);
+  if (reason != NULL) return reason;
+  if (!exists && !writes) return nothing;
   int code = work_once(store, writes, work, data);
   if (writes && is_damage(code) && set_aside(store)) code = work_once(store, writes, work, data);
   if (code == SQLITE_BUSY) store->off = true; /* waiting for it again would cost as much again */
-  if (code != SQLITE_OK && code != SQLITE_EMPTY) complain(store, sqlite3_errstr(code));
-  return code == SQLITE_OK;
+  if (code == SQLITE_EMPTY) return nothing;
+  return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
+}
+
+/* Opens the file, works on it and closes it. Why it could not; NULL: it did. */
+static const char *work_on(struct clora__store *store, bool writes, work_function work,
+                           void *data) {
+  const char *reason = try_to_work(store, writes, work, data);
+  if (reason != NULL && reason != nothing) complain(store, reason);
+  if (writes && reason != NULL) store->failed = reason;
+  return reason;
+}
+
+/* ---- how it is ---- */
+
+static int count_entries(sqlite3 *db, void *data) {
+  return number_of(db, "SELECT count(*) FROM entry", data);
+}
+
+/* Writes what is there already: whether that can be done shows in doing it alone. */
+static int write_layout(sqlite3 *db, void *data) {
+  SQL_TRY(sqlite3_exec(db, layout, NULL, NULL, NULL));
+  return count_entries(db, data);
+}
+
+void clora__store_explain(struct clora__store *store, char *text, size_t size) {
+  int count = 0;
+  const char *reason = work_on(store, true, write_layout, &count);
+  if (store->folder[0] == '\0') {
+    snprintf(text, size, "none: %s", store->none);
+  } else if (reason != NULL) {
+    bool is_read = work_on(store, false, count_entries, &count) == NULL;
+    snprintf(text, size, "%s/" FILE_NAME ", %s: %s", store->folder,
+             is_read ? "not written" : "not used", reason);
+  } else {
+    snprintf(text, size, "%s/" FILE_NAME "%s", store->folder, count > 0 ? "" : ", empty");
+  }
+}
+
+const char *clora__store_loss(struct clora__store *store) {
+  int count;
+  return store->failed != NULL ? store->failed : work_on(store, true, write_layout, &count);
 }
 
 /* ---- rows ---- */
@@ -257,22 +308,48 @@ static int bind_entry(sqlite3_stmt *statement, const struct entry *e) {
 }
 
 /* A started check leaves alone what is known already; everything else replaces it. */
-static int put_entry(sqlite3 *db, void *data) {
-  const struct entry *e = data;
+static int insert_entry(sqlite3 *db, const struct entry *e) {
   const char *insert =
       e->state == started
           ? "INSERT OR IGNORE INTO entry(key, state, number, text, seal) VALUES(?, ?, ?, ?, ?)"
           : "INSERT OR REPLACE INTO entry(key, state, number, text, seal) VALUES(?, ?, ?, ?, ?)";
   sqlite3_stmt *statement = NULL;
-  SQL_TRY(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL));
   int code = SQL(sqlite3_prepare_v2(db, insert, -1, &statement, NULL));
   if (code == SQLITE_OK) code = bind_entry(statement, e);
   sqlite3_finalize(statement);
-  if (code != SQLITE_OK) return code;
+  return code;
+}
+
+/* What is written at once, or not at all. */
+struct batch {
+  size_t count;
+  void (*describe)(size_t index, struct entry *e, void *data);
+  void *data;
+};
+
+static int put_batch(sqlite3 *db, void *data) {
+  const struct batch *batch = data;
+  SQL_TRY(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL));
+  for (size_t i = 0; i < batch->count; i++) {
+    struct entry e;
+    batch->describe(i, &e, batch->data);
+    int code = insert_entry(db, &e);
+    if (code != SQLITE_OK) return code;
+  }
   SQL_TRY(sqlite3_exec(db,
                        "DELETE FROM entry WHERE id <= (SELECT max(id) FROM entry) - " ENTRY_LIMIT,
                        NULL, NULL, NULL));
   return SQL(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL));
+}
+
+static void copy_entry(size_t index, struct entry *e, void *data) {
+  (void)index;
+  *e = *(const struct entry *)data;
+}
+
+static bool put_entry(struct clora__store *store, struct entry *e) {
+  struct batch batch = {1, copy_entry, e};
+  return work_on(store, true, put_batch, &batch) == NULL;
 }
 
 static int drop_started(sqlite3 *db, void *data) {
@@ -348,7 +425,7 @@ void clora__store_find(struct clora__store *store, const char *key, struct clora
   struct finding finding = {store, record};
   struct walk walk = {by_key, key, find_record, &finding};
   *record = (struct clora__record){.verdict = CLORA__UNCHECKED};
-  if (!work_on(store, false, walk_entries, &walk)) record->verdict = CLORA__UNCHECKED;
+  if (work_on(store, false, walk_entries, &walk) != NULL) record->verdict = CLORA__UNCHECKED;
 }
 
 void clora__store_start(struct clora__store *store, const char *key, struct clora__mark *mark) {
@@ -356,13 +433,12 @@ void clora__store_start(struct clora__store *store, const char *key, struct clor
   bool exists;
   *mark = (struct clora__mark){-1};
   if (store->folder[0] == '\0' || store->off) return;
-  clora__folder_make(store->folder);
-  if (obstacle(store, &exists) != NULL) return;
+  if (clora__folder_make(store->folder) != NULL || obstacle(store, &exists) != NULL) return;
   mark_path(store, key, path);
   mark->descriptor = clora__mark_take(path);
   if (mark->descriptor < 0) return;
   struct entry e = {key, started, "", 0};
-  if (work_on(store, true, put_entry, &e)) return;
+  if (put_entry(store, &e)) return;
   clora__mark_give_back(path, mark->descriptor);
   mark->descriptor = -1;
 }
@@ -373,7 +449,7 @@ void clora__store_finish(struct clora__store *store, const char *key, struct clo
   bool good = record->verdict == CLORA__PASSED;
   struct entry e = {key, good ? passed : refused, good ? "" : record->reason, record->error};
   if (record->verdict != CLORA__UNCHECKED) {
-    work_on(store, true, put_entry, &e);
+    put_entry(store, &e);
   } else if (mark->descriptor >= 0) {
     work_on(store, true, drop_started, &e);
   }
@@ -408,10 +484,26 @@ void clora__store_each(struct clora__store *store, const char *prefix,
 
 /* ---- notes ---- */
 
-void clora__store_put_note(struct clora__store *store, const char *key,
-                           const struct clora__note *note) {
-  struct entry e = {key, noted, note->text, note->number};
-  work_on(store, true, put_entry, &e);
+struct noting {
+  void (*describe)(size_t index, char *key, struct clora__note *note, void *data);
+  void *data;
+  char key[CLORA__KEY_LIMIT]; /* of the note that is written */
+  struct clora__note note;
+};
+
+static void describe_note(size_t index, struct entry *e, void *data) {
+  struct noting *n = data;
+  n->describe(index, n->key, &n->note, n->data);
+  *e = (struct entry){n->key, noted, n->note.text, n->note.number};
+}
+
+void clora__store_put_notes(struct clora__store *store, size_t count,
+                            void (*describe)(size_t index, char *key, struct clora__note *note,
+                                             void *data),
+                            void *data) {
+  struct noting noting = {.describe = describe, .data = data};
+  struct batch batch = {count, describe_note, &noting};
+  work_on(store, true, put_batch, &batch);
 }
 
 static void visit_note(const struct entry *e, void *data) {
@@ -453,12 +545,12 @@ static void remove_marks(const struct clora__store *store) {
 bool clora__store_forget(struct clora__store *store, char *reason, size_t size) {
   bool exists, forgot = true;
   const char *hindrance = obstacle(store, &exists);
-  if (hindrance == NULL && exists) forgot = work_on(store, true, drop_all, NULL);
+  if (hindrance == NULL && exists) forgot = work_on(store, true, drop_all, NULL) == NULL;
   if (hindrance == NULL && forgot) {
     remove_marks(store);
     return true;
   }
-  snprintf(reason, size, "the store %s%s cannot be emptied: %s", store->folder[0] ? "in " : "",
+  snprintf(reason, size, "the store%s%s cannot be emptied: %s", store->folder[0] ? " in " : "",
            store->folder, hindrance != NULL ? hindrance : "it cannot be written");
   return false;
 }

@@ -14,6 +14,7 @@
 #include "op/layer.h"
 #include "op/scratch.h"
 #include "plan/plan.h"
+#include "plan/tune.h"
 #include "product/product.h"
 
 /* The products of one call, in the order in which they run. */
@@ -304,4 +305,23 @@ clora_status clora_explain_backward(const clora_layer *layer, const clora_matrix
     clora__plan_explain(b.context, s->product, &s->problem, &served, text, size);
   }
   return CLORA_OK;
+}
+
+clora_status clora_tune_backward(clora_layer *layer, const clora_matrix *x, const clora_matrix *dy,
+                                 const clora_backward_options *options,
+                                 const clora_tune_options *tune, size_t *found) {
+  struct backward b;
+  struct clora__tuner tuner;
+  TRY(clora__tuner_open(tune, &tuner));
+  TRY(describe(layer, x, dy, options, &b));
+  if (found != NULL) *found = 0;
+  if (dy->rows == 0) return CLORA_OK;
+  clora_status status = plan(&b, true);
+  for (int i = 0; i < STEPS && status == CLORA_OK; i++) {
+    struct step *s = &b.steps[i];
+    size_t bytes = clora__plan_workspace_bytes(b.context, s->product, &s->problem);
+    if (s->wanted) status = clora__tune(b.context, &s->plan, &s->problem, bytes, &tuner);
+  }
+  if (found != NULL) *found = tuner.found;
+  return status;
 }

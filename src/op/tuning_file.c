@@ -2,11 +2,12 @@
  *
  *   { "schema": "clora-tuning", "version": 1,
  *     "device": "...", "platform": "...", "device_version": "...", "driver": "...",
- *     "tunings": [ { "kernel": "shrink_cpu", "in": "f32", "weight": "f32", "out": "f32",
- *                    "rows": 64, "inner": 4096, "r": 4096, "cols": 16,
+ *     "tunings": [ { "kernel": "fused_cpu", "in": "f32", "weight": "f32", "out": "f32",
+ *                    "rows": 64, "inner": 4096, "r": 16, "cols": 4096,
  *                    "knobs": { "ROWS": 4 }, "gain": 1.21 } ] }
  *
- * Sizes are those of a class, rounded up. `r` is the rows of the weight.
+ * Sizes are those of a class, rounded up: of the product [rows, inner] x [inner, cols], and of a
+ * whole forward with the rank between the two.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <stdio.h>
@@ -24,11 +25,13 @@
 #define GAIN_LIMIT 1e6
 
 static const struct clora__product *const products[] = {&clora__forward, &clora__shrink,
-                                                        &clora__expand};
+                                                        &clora__expand, &clora__reduce};
 
-static const struct clora__variant *find_row(const char *function) {
+/* The row whose kernel has the name, and whether it computes whole forwards. */
+static const struct clora__variant *find_row(const char *function, bool *is_forward) {
   for (size_t p = 0; p < sizeof products / sizeof *products; p++) {
     const struct clora__variant *const *row = products[p]->variants;
+    *is_forward = products[p] == &clora__forward;
     for (; *row != NULL; row++) {
       if ((*row)->choices != NULL && strcmp((*row)->function, function) == 0) return *row;
     }
@@ -38,17 +41,17 @@ static const struct clora__variant *find_row(const char *function) {
 
 /* ---- writing ---- */
 
-static json_t *describe(const struct clora__tuning *t) {
+static json_t *describe(const struct clora__tuning *t, bool is_forward) {
   const struct clora__class *c = &t->class;
-  json_t *knobs = json_object();
+  json_t *knobs = json_object(), *r = is_forward ? json_integer((json_int_t)c->r) : NULL;
   for (unsigned i = 0; i < t->count; i++) {
     json_object_set_new(knobs, t->knobs[i].name, json_integer(t->knobs[i].value));
   }
-  return json_pack("{ss,ss,ss,ss,sI,sI,sI,sI,so,sf}", "kernel", t->function, "in",
+  return json_pack("{ss,ss,ss,ss,sI,sI,so*,sI,so,sf}", "kernel", t->function, "in",
                    clora_dtype_name(c->in), "weight", clora_dtype_name(c->weight), "out",
                    clora_dtype_name(c->out), "rows", (json_int_t)c->rows, "inner",
-                   (json_int_t)c->inner, "r", (json_int_t)c->r, "cols", (json_int_t)c->cols,
-                   "knobs", knobs, "gain", t->gain);
+                   (json_int_t)c->inner, "r", r, "cols", (json_int_t)c->cols, "knobs", knobs,
+                   "gain", t->gain);
 }
 
 /* A text of a driver's, which need not be UTF-8. */
@@ -71,14 +74,21 @@ static clora_status write_file(const char *path, const json_t *document) {
 
 /* What an older kernel was tuned to is of no use to anybody. */
 static void append(const struct clora__tuning *tuning, void *data) {
-  const struct clora__variant *row = find_row(tuning->function);
+  bool is_forward;
+  const struct clora__variant *row = find_row(tuning->function, &is_forward);
   bool current = row != NULL && tuning->source == clora__source_hash(row->source);
-  if (current) json_array_append_new(data, describe(tuning));
+  if (current) json_array_append_new(data, describe(tuning, is_forward));
+}
+
+static clora_status check_path(const char *path) {
+  CHECK(path != NULL && path[0] != '\0', CLORA_INVALID_ARGUMENT, "path is %s",
+        path != NULL ? "empty" : "NULL");
+  return CLORA_OK;
 }
 
 clora_status clora_tuning_save(clora_context *context, const char *path, size_t *count) {
   TRY(clora__context_check(context));
-  CHECK(path != NULL, CLORA_INVALID_ARGUMENT, "path is NULL");
+  TRY(check_path(path));
   const clora_device *device = &context->device;
   json_t *list = json_array();
   clora__tuning_each(context, append, list);
@@ -128,38 +138,38 @@ static clora_status read_size(const struct place *place, const json_t *entry, co
   REFUSE(place, "\"%s\" is not a whole number from 1 to 4294967295", key);
 }
 
-static clora_status read_class(const struct place *place, const json_t *entry,
+static clora_status read_class(const struct place *place, const json_t *entry, bool is_forward,
                                struct clora__class *c) {
   TRY(read_dtype(place, entry, "in", &c->in));
   TRY(read_dtype(place, entry, "weight", &c->weight));
   TRY(read_dtype(place, entry, "out", &c->out));
   TRY(read_size(place, entry, "rows", &c->rows));
   TRY(read_size(place, entry, "inner", &c->inner));
-  TRY(read_size(place, entry, "r", &c->r));
+  c->r = c->inner;
+  if (is_forward) TRY(read_size(place, entry, "r", &c->r));
   return read_size(place, entry, "cols", &c->cols);
 }
 
 /* The largest problem of a class. */
-static struct clora__problem problem_of(const struct clora__class *c) {
-  return (struct clora__problem){
+static struct clora__problem problem_of(const struct clora__class *c, bool is_forward) {
+  struct clora__problem p = {
       .in = {.rows = c->rows, .cols = c->inner, .dtype = c->in},
       .weight = {.rows = c->r, .cols = c->cols, .dtype = c->weight},
-      .a = {.dtype = c->weight},
       .out = {.rows = c->rows, .cols = c->cols, .dtype = c->out},
   };
+  if (is_forward) p.a = (clora_matrix){.rows = c->inner, .cols = c->r, .dtype = c->weight};
+  return p;
 }
 
 /* Whether sizes are those of a class, and the row computes such problems on this device. */
 static clora_status check_class(const struct place *place, const clora_context *context,
-                                const struct clora__variant *row, const struct clora__class *c) {
-  struct clora__problem p = problem_of(c);
-  struct clora__class rounded = clora__class_of(&p);
-  if (rounded.rows != c->rows || rounded.inner != c->inner || rounded.r != c->r ||
-      rounded.cols != c->cols) {
-    REFUSE(place, "%zu x %zu x %zu x %zu is no class: rows are a power of four, other sizes of two",
-           c->rows, c->inner, c->r, c->cols);
+                                const struct clora__variant *row, const struct clora__problem *p) {
+  char sizes[96];
+  clora__sizes_text(p, false, sizes, sizeof sizes);
+  if (!clora__is_class(p)) {
+    REFUSE(place, "%s is no class: rows are a power of four, other sizes of two", sizes);
   }
-  const char *misfit = row->misfit != NULL ? row->misfit(&context->device, &p) : NULL;
+  const char *misfit = row->misfit != NULL ? row->misfit(&context->device, p) : NULL;
   if (misfit != NULL) REFUSE(place, "the kernel does not fit here: %s", misfit);
   return CLORA_OK;
 }
@@ -183,10 +193,10 @@ static clora_status read_knobs(const struct place *place, const struct clora__va
 
 /* Whether the device has room for the kernel. */
 static clora_status check_room(const struct place *place, const clora_context *context,
-                               const struct clora__variant *row, const struct clora__tuning *t) {
+                               const struct clora__variant *row, const struct clora__problem *p,
+                               const struct clora__tuning *t) {
   if (row->fits == NULL) return CLORA_OK;
-  struct clora__problem p = problem_of(&t->class);
-  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, &p);
+  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, p);
   for (unsigned i = 0; i < t->count; i++) {
     clora__knob_set(&knobs, t->knobs[i].name, t->knobs[i].value);
   }
@@ -195,84 +205,135 @@ static clora_status check_room(const struct place *place, const clora_context *c
          context->device.group_size, (size_t)context->device.local_bytes);
 }
 
-static clora_status check_keys(const struct place *place, json_t *entry) {
-  static const char *const known[] = {"kernel", "in", "weight", "out",   "rows",
-                                      "inner",  "r",  "cols",   "knobs", "gain"};
+/* Refuses a key that is none of the `count` known ones; `what` names the object. */
+static clora_status check_keys(const char *what, json_t *object, const char *const *known,
+                               size_t count) {
   const char *key;
   json_t *value;
-  json_object_foreach(entry, key, value) {
+  json_object_foreach(object, key, value) {
     bool found = false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) found |= strcmp(key, known[i]) == 0;
-    if (!found) REFUSE(place, "\"%s\" is unknown", QUOTE(key));
+    for (size_t i = 0; i < count; i++) found |= strcmp(key, known[i]) == 0;
+    CHECK(found, CLORA_BAD_FILE, "%s: \"%s\" is unknown", what, QUOTE(key));
   }
   return CLORA_OK;
+}
+
+/* "r" stands in front: of products it is no key. */
+static clora_status check_entry_keys(const struct place *place, json_t *entry, bool is_forward) {
+  static const char *const known[] = {"r",    "kernel", "in",   "weight", "out",
+                                      "rows", "inner",  "cols", "knobs",  "gain"};
+  size_t first = is_forward ? 0 : 1;
+  char what[CLORA__KEY_LIMIT];
+  snprintf(what, sizeof what, "%s: tunings[%zu] (%s)", place->path, place->index, place->kernel);
+  return check_keys(what, entry, known + first, sizeof known / sizeof *known - first);
+}
+
+static clora_status read_gain(const struct place *place, const json_t *entry, double *gain) {
+  const json_t *value = json_object_get(entry, "gain");
+  if (!json_is_number(value)) REFUSE(place, "\"gain\" is no number");
+  *gain = json_number_value(value);
+  if (*gain >= 1 && *gain < GAIN_LIMIT) return CLORA_OK;
+  REFUSE(place, "\"gain\" is %g, not from 1 to %g", *gain, GAIN_LIMIT);
 }
 
 static clora_status read_entry(const clora_context *context, struct place *place, json_t *entry,
-                               struct clora__tuning *t, const struct clora__variant **row) {
+                               struct clora__tuning *t) {
   const char *kernel = json_string_value(json_object_get(entry, "kernel"));
+  bool is_forward;
   place->kernel = "?";
   if (kernel == NULL) REFUSE(place, "\"kernel\" is no text");
-  *row = find_row(kernel);
+  const struct clora__variant *row = find_row(kernel, &is_forward);
   struct clora__quoted quoted = clora__quote(kernel);
   place->kernel = quoted.text;
-  if (*row == NULL) REFUSE(place, "this library tunes no such kernel");
-  place->kernel = (*row)->function;
-  *t = (struct clora__tuning){.gain = json_number_value(json_object_get(entry, "gain"))};
-  snprintf(t->function, sizeof t->function, "%s", (*row)->function);
-  TRY(check_keys(place, entry));
-  TRY(read_class(place, entry, &t->class));
-  TRY(check_class(place, context, *row, &t->class));
-  TRY(read_knobs(place, *row, entry, t));
-  TRY(check_room(place, context, *row, t));
-  if (!(t->gain > 0 && t->gain < GAIN_LIMIT)) REFUSE(place, "\"gain\" is %g", t->gain);
-  return CLORA_OK;
+  if (row == NULL) REFUSE(place, "this library tunes no such kernel");
+  place->kernel = row->function;
+  *t = (struct clora__tuning){.source = clora__source_hash(row->source)};
+  snprintf(t->function, sizeof t->function, "%s", row->function);
+  TRY(check_entry_keys(place, entry, is_forward));
+  TRY(read_class(place, entry, is_forward, &t->class));
+  struct clora__problem p = problem_of(&t->class, is_forward);
+  TRY(check_class(place, context, row, &p));
+  TRY(read_knobs(place, row, entry, t));
+  TRY(check_room(place, context, row, &p, t));
+  return read_gain(place, entry, &t->gain);
 }
 
-static clora_status check_head(const clora_context *context, const char *path,
-                               const json_t *document) {
+static clora_status check_head(const char *path, json_t *document) {
+  static const char *const known[] = {"schema",         "version", "device", "platform",
+                                      "device_version", "driver",  "tunings"};
   const char *schema = json_string_value(json_object_get(document, "schema"));
-  const char *device = json_string_value(json_object_get(document, "device"));
-  size_t version = 0;
+  const json_t *list = json_object_get(document, "tunings");
+  size_t version;
   CHECK(schema != NULL && strcmp(schema, SCHEMA) == 0, CLORA_BAD_FILE,
         "%s: \"schema\" is %s, not " SCHEMA, path, schema ? QUOTE(schema) : "no text");
-  bool known =
-      clora__json_size(json_object_get(document, "version"), &version) && version == FILE_VERSION;
-  CHECK(known, CLORA_UNSUPPORTED, "%s: version %zu, this library reads %d", path, version,
-        FILE_VERSION);
-  CHECK(device != NULL && json_is_array(json_object_get(document, "tunings")), CLORA_BAD_FILE,
-        "%s: \"%s\" is missing", path, device == NULL ? "device" : "tunings");
-  if (strcmp(device, context->device.name) != 0) {
-    clora__log(&context->log, CLORA_LOG_WARNING, "%s was measured on %s, this is %s", path,
-               QUOTE(device), context->device.name);
+  CHECK(clora__json_size(json_object_get(document, "version"), &version), CLORA_BAD_FILE,
+        "%s: \"version\" is no whole number", path);
+  CHECK(version == FILE_VERSION, CLORA_UNSUPPORTED, "%s: version %zu, this library reads %d", path,
+        version, FILE_VERSION);
+  bool has_device = json_is_string(json_object_get(document, "device"));
+  CHECK(has_device && json_is_array(list), CLORA_BAD_FILE, "%s: \"%s\" is missing", path,
+        has_device ? "tunings" : "device");
+  CHECK(json_array_size(list) <= CLORA__ENTRY_LIMIT, CLORA_UNSUPPORTED,
+        "%s: %zu tunings, the store holds %d entries", path, json_array_size(list),
+        CLORA__ENTRY_LIMIT);
+  return check_keys(path, document, known, sizeof known / sizeof *known);
+}
+
+/* Says the first thing that is another one here than where the file was made. */
+static void compare_device(const clora_context *context, const char *path, const json_t *document) {
+  const clora_device *d = &context->device;
+  const char *const names[][2] = {{"device", d->name},
+                                  {"platform", d->platform_name},
+                                  {"device_version", d->version},
+                                  {"driver", d->driver}};
+  bool same = true;
+  for (size_t i = 0; i < sizeof names / sizeof *names && same; i++) {
+    json_t *here = text_of(names[i][1]), *there = json_object_get(document, names[i][0]);
+    same = !json_is_string(there) || json_equal(here, there);
+    json_decref(here);
+    if (same) continue;
+    clora__log(&context->log, CLORA_LOG_WARNING, "%s was measured elsewhere: its %s is %s, here %s",
+               path, names[i][0], QUOTE(json_string_value(there)), names[i][1]);
+  }
+}
+
+static clora_status read_entries(const clora_context *context, const char *path, json_t *list,
+                                 struct clora__tuning *tunings) {
+  struct place place = {.path = path};
+  for (; place.index < json_array_size(list); place.index++) {
+    struct clora__tuning *t = &tunings[place.index];
+    TRY(read_entry(context, &place, json_array_get(list, place.index), t));
+    for (size_t i = 0; i < place.index; i++) {
+      if (clora__tuning_same(t, &tunings[i])) {
+        REFUSE(&place, "tunings[%zu] is for the same kernel and sizes", i);
+      }
+    }
   }
   return CLORA_OK;
 }
 
-/* Twice through the entries: nothing is added before all of them are good. */
+/* Nothing is added before all of it is good. */
 static clora_status load(clora_context *context, const char *path, json_t *document,
                          size_t *count) {
-  TRY(check_head(context, path, document));
+  TRY(check_head(path, document));
   json_t *list = json_object_get(document, "tunings");
-  for (int adds = 0; adds < 2; adds++) {
-    struct place place = {.path = path};
-    for (place.index = 0; place.index < json_array_size(list); place.index++) {
-      struct clora__tuning tuning;
-      const struct clora__variant *row;
-      TRY(read_entry(context, &place, json_array_get(list, place.index), &tuning, &row));
-      if (adds) TRY(clora__tuning_add(context, row, &tuning));
-    }
-  }
-  if (count != NULL) *count = json_array_size(list);
-  return CLORA_OK;
+  size_t read = json_array_size(list);
+  struct clora__tuning *tunings;
+  TRY(clora__allocate(read, sizeof *tunings, &tunings));
+  clora_status status = read_entries(context, path, list, tunings);
+  if (status == CLORA_OK) compare_device(context, path, document);
+  if (status == CLORA_OK) status = clora__tuning_add(context, read, tunings);
+  if (status == CLORA_OK && count != NULL) *count = read;
+  free(tunings);
+  return status;
 }
 
 clora_status clora_tuning_load(clora_context *context, const char *path, size_t *count) {
   static const struct clora__json_rules rules = {
-      .depth = 4, .has_minus = false, .limit_bytes = 1 << 24};
+      .depth = 4, .has_minus = true, .limit_bytes = 1 << 24};
   json_t *document;
   TRY(clora__context_check(context));
-  CHECK(path != NULL, CLORA_INVALID_ARGUMENT, "path is NULL");
+  TRY(check_path(path));
   TRY(clora__json_load(path, &rules, &document));
   clora_status status = load(context, path, document, count);
   json_decref(document);

@@ -79,6 +79,14 @@ clora_status clora_explain_store(clora_context *context, char *text, size_t size
   return CLORA_OK;
 }
 
+clora_status clora_check_store(clora_context *context) {
+  TRY(clora__context_check(context));
+  const char *folder = context->store.folder, *loss = clora__store_loss(&context->store);
+  CHECK(loss == NULL, CLORA_IO_FAILURE, "the store%s%s keeps nothing: %s", folder[0] ? " in " : "",
+        folder, loss);
+  return CLORA_OK;
+}
+
 clora_status clora_forget(clora_context *context) {
   char reason[1280];
   TRY(clora__context_check(context));

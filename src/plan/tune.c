@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "plan/race.h"
+#include "plan/recall.h"
 #include "plan/tuning.h"
 #include "plan/verdict.h"
 
@@ -101,7 +102,9 @@ static clora_status descend(struct search *s) {
 
 static struct clora__tuning tuning_of(const struct search *s, double gain) {
   const struct clora__variant *row = s->best.variant;
-  struct clora__tuning tuning = {.class = clora__class_of(&s->problem), .gain = gain};
+  struct clora__tuning tuning = {.source = clora__source_hash(row->source),
+                                 .class = clora__class_of(&s->problem),
+                                 .gain = gain};
   snprintf(tuning.function, sizeof tuning.function, "%s", row->function);
   for (const struct clora__choice *c = row->choices; c->knob != NULL; c++) {
     unsigned k = tuning.count++;
@@ -127,11 +130,11 @@ static clora_status conclude(struct search *s) {
   TRY(clora__race(&s->track, &before, &s->best, FINAL_ROUNDS, UINT64_MAX, &gain));
   struct clora__tuning tuning = tuning_of(s, gain.median);
   clora__tuning_text(&tuning, knobs, sizeof knobs);
-  tell(s->tuner, true, "%s: %s is %.2f [%.2f, %.2f] times as fast as the rules%s", s->title, knobs,
+  tell(s->tuner, true, "%s: %s is %.3f [%.3f, %.3f] times as fast as the rules%s", s->title, knobs,
        gain.median, gain.low, gain.high, gain.low > 1 ? "" : ", which stand");
   if (!(gain.low > 1)) return CLORA_OK;
   s->tuner->found++;
-  return clora__tuning_add(s->context, s->best.variant, &tuning);
+  return clora__tuning_add(s->context, 1, &tuning);
 }
 
 clora_status clora__tune(clora_context *context, const struct clora__plan *plan,

@@ -42,6 +42,17 @@ static bool same_class(const struct clora__class *a, const struct clora__class *
          a->inner == b->inner && a->r == b->r && a->cols == b->cols;
 }
 
+bool clora__is_class(const struct clora__problem *p) {
+  struct clora__class c = clora__class_of(p);
+  return c.rows == p->out.rows && c.inner == p->in.cols && c.r == p->weight.rows &&
+         c.cols == p->out.cols;
+}
+
+bool clora__tuning_same(const struct clora__tuning *a, const struct clora__tuning *b) {
+  return same_class(&a->class, &b->class) && a->source == b->source &&
+         strcmp(a->function, b->function) == 0;
+}
+
 const char *clora__choice_obstacle(const struct clora__variant *row, const char *knob,
                                    unsigned value) {
   for (const struct clora__choice *choice = row->choices; choice && choice->knob; choice++) {
@@ -158,9 +169,7 @@ const struct clora__tuning *clora__tuning_find(clora_context *context,
 static bool is_newest(const clora_context *context, const struct clora__tuning *tuning) {
   const struct clora__tuning *t = context->tunings;
   for (; t != tuning; t = t->next) {
-    bool same = same_class(&t->class, &tuning->class) && t->source == tuning->source &&
-                strcmp(t->function, tuning->function) == 0;
-    if (same) return false;
+    if (clora__tuning_same(t, tuning)) return false;
   }
   return true;
 }
@@ -190,30 +199,48 @@ struct clora__knobs clora__tuned_knobs(clora_context *context, const struct clor
   return knobs;
 }
 
-static void remember(clora_context *context, const struct clora__variant *row,
-                     const struct clora__tuning *t) {
-  char device[CLORA__KEY_LIMIT / 2], key[CLORA__KEY_LIMIT];
+struct remembering {
+  const struct clora__tuning *tunings;
+  char device[CLORA__KEY_LIMIT / 2];
+};
+
+static void describe(size_t index, char *key, struct clora__note *note, void *data) {
+  const struct remembering *r = data;
+  const struct clora__tuning *t = &r->tunings[index];
   const struct clora__class *c = &t->class;
-  struct clora__note note = {.number = t->gain};
-  clora__device_key(context, device, sizeof device);
-  snprintf(key, sizeof key, "%s%s%s %016llx %u %u %u %zu %zu %zu %zu", device, kind, t->function,
-           (unsigned long long)clora__source_hash(row->source), (unsigned)c->in,
-           (unsigned)c->weight, (unsigned)c->out, c->rows, c->inner, c->r, c->cols);
-  clora__tuning_text(t, note.text, sizeof note.text);
-  clora__store_put_note(&context->store, key, &note);
+  snprintf(key, CLORA__KEY_LIMIT, "%s%s%s %016llx %u %u %u %zu %zu %zu %zu", r->device, kind,
+           t->function, (unsigned long long)t->source, (unsigned)c->in, (unsigned)c->weight,
+           (unsigned)c->out, c->rows, c->inner, c->r, c->cols);
+  note->number = t->gain;
+  clora__tuning_text(t, note->text, sizeof note->text);
 }
 
-clora_status clora__tuning_add(clora_context *context, const struct clora__variant *row,
-                               const struct clora__tuning *tuning) {
-  struct clora__tuning *made;
-  read_store(context);
-  TRY(clora__allocate(1, sizeof *made, &made));
-  *made = *tuning;
-  made->source = clora__source_hash(row->source);
+/* The newest first, in front of those that are known already. */
+static clora_status put_in_front(clora_context *context, size_t count,
+                                 const struct clora__tuning *tunings) {
+  struct clora__tuning *first = NULL, *last = NULL, *made;
+  for (size_t i = 0; i < count; i++) {
+    clora_status status = clora__allocate(1, sizeof *made, &made);
+    if (status != CLORA_OK) clora__tunings_destroy(first);
+    TRY(status);
+    *made = tunings[i];
+    made->next = first;
+    first = made;
+    if (last == NULL) last = made;
+  }
   pthread_mutex_lock(&context->mutex);
-  made->next = context->tunings;
-  context->tunings = made;
+  if (last != NULL) last->next = context->tunings;
+  if (last != NULL) context->tunings = first;
   pthread_mutex_unlock(&context->mutex);
-  remember(context, row, tuning);
+  return CLORA_OK;
+}
+
+clora_status clora__tuning_add(clora_context *context, size_t count,
+                               const struct clora__tuning *tunings) {
+  struct remembering remembering = {.tunings = tunings};
+  read_store(context);
+  TRY(put_in_front(context, count, tunings));
+  clora__device_key(context, remembering.device, sizeof remembering.device);
+  clora__store_put_notes(&context->store, count, describe, &remembering);
   return CLORA_OK;
 }

@@ -8,6 +8,12 @@
 
 struct clora__class clora__class_of(const struct clora__problem *problem);
 
+/* Whether the sizes are those of a class: rounded up already. */
+bool clora__is_class(const struct clora__problem *problem);
+
+/* Whether both are for one kernel and class. */
+bool clora__tuning_same(const struct clora__tuning *a, const struct clora__tuning *b);
+
 /* "64 x 4096 x 16": rows, inner, cols; of a forward with r before the last. */
 void clora__sizes_text(const struct clora__problem *problem, bool rounded, char *text, size_t size);
 
@@ -25,9 +31,9 @@ const struct clora__tuning *clora__tuning_find(clora_context *context,
 struct clora__knobs clora__tuned_knobs(clora_context *context, const struct clora__variant *row,
                                        const struct clora__problem *problem);
 
-/* Adds a tuning to the context and to the store. */
-clora_status clora__tuning_add(clora_context *context, const struct clora__variant *row,
-                               const struct clora__tuning *tuning);
+/* Adds tunings to the context, and all or none of them to the store. */
+clora_status clora__tuning_add(clora_context *context, size_t count,
+                               const struct clora__tuning *tunings);
 
 /* Visits what the context knows, the oldest first; of several for one kernel and class the newest.
  */
