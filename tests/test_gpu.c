@@ -26,10 +26,6 @@ static struct clora__problem make_forward(size_t rows, size_t inner, size_t r, s
   return p;
 }
 
-static bool is_gpu(const struct clora__variant *row) {
-  return row != NULL && strcmp(row->name, "gpu") == 0;
-}
-
 /* The row of `fused` for GPUs. */
 static const struct clora__variant *fused_row(void) {
   const struct clora__variant *const *row = clora__forward.variants;
@@ -39,10 +35,9 @@ static const struct clora__variant *fused_row(void) {
 
 /* The knobs make a kernel that the device can run. A step is made of runs, and slices, of 32 runs
  * or several times as many, are made of steps. */
-static void check_knobs(const clora_device *device, const struct clora__variant *row,
-                        const struct clora__problem *p, unsigned layers, unsigned run) {
-  ck_assert_ptr_null(row->misfit(device, p));
-  struct clora__knobs knobs = clora__variant_knobs(device, row, p);
+static void check_tile(const clora_device *device, const struct clora__variant *row,
+                       const struct clora__problem *p, unsigned layers, unsigned run,
+                       struct clora__knobs knobs) {
   unsigned group = clora__knob_value(&knobs, "GROUP"), rows = clora__knob_value(&knobs, "ROWS");
   unsigned cols = clora__knob_value(&knobs, "COLS"), step = clora__knob_value(&knobs, "STEP");
   unsigned tile_rows = rows * 4 * group / (layers * cols);
@@ -61,6 +56,16 @@ static void check_knobs(const clora_device *device, const struct clora__variant 
                 (size_t)device->local_bytes);
 }
 
+static void check_knobs(const clora_device *device, const struct clora__variant *row,
+                        const struct clora__problem *p, unsigned layers, unsigned run) {
+  ck_assert_ptr_null(row->misfit(device, p));
+  check_tile(device, row, p, layers, run, clora__variant_knobs(device, row, p));
+  if (row->choose_least == NULL) return;
+  struct clora__knobs knobs = clora__variant_least_knobs(device, row, p);
+  ck_assert_uint_eq(clora__knob_value(&knobs, "GROUP"), 64);
+  check_tile(device, row, p, layers, run, knobs);
+}
+
 START_TEST(every_device_gets_a_plan) {
   for (size_t g = 0; g < COUNT(groups); g++) {
     for (size_t m = 0; m < COUNT(memories); m++) {
@@ -72,12 +77,8 @@ START_TEST(every_device_gets_a_plan) {
         for (size_t r = 1; r <= 512; r++) {
           struct clora__problem shrink = make_problem(row_counts[i], 4096, r);
           struct clora__problem expand = make_problem(row_counts[i], r, 1 + 9 * r);
-          for (size_t v = 0; is_gpu(clora__shrink.variants[v]); v++) {
-            check_knobs(&device, clora__shrink.variants[v], &shrink, 4, 16);
-          }
-          for (size_t v = 0; is_gpu(clora__expand.variants[v]); v++) {
-            check_knobs(&device, clora__expand.variants[v], &expand, 1, 16);
-          }
+          check_knobs(&device, clora__shrink.variants[0], &shrink, 4, 16);
+          check_knobs(&device, clora__expand.variants[0], &expand, 1, 16);
         }
       }
     }
@@ -94,12 +95,13 @@ START_TEST(every_device_reduces) {
       for (size_t r = 1; r <= 2 * 512; r++) {
         struct clora__problem da = make_problem(4096, 1000, r), db = make_problem(r, 1000, 9 * r);
         da.in.dtype = db.weight.dtype = (clora_dtype)(r % 3);
-        for (size_t v = 0; is_gpu(clora__reduce.variants[v]); v++) {
-          const struct clora__variant *row = clora__reduce.variants[v];
-          struct clora__knobs knobs = clora__variant_knobs(&device, row, r % 2 ? &da : &db);
-          check_knobs(&device, row, r % 2 ? &da : &db, 1, 4);
-          ck_assert_uint_ge(clora__knob_value(&knobs, "ROWS"), 4);
-        }
+        const struct clora__variant *row = clora__reduce.variants[0];
+        const struct clora__problem *p = r % 2 ? &da : &db;
+        check_knobs(&device, row, p, 1, 4);
+        struct clora__knobs knobs = clora__variant_knobs(&device, row, p);
+        ck_assert_uint_ge(clora__knob_value(&knobs, "ROWS"), 4);
+        knobs = clora__variant_least_knobs(&device, row, p);
+        ck_assert_uint_ge(clora__knob_value(&knobs, "ROWS"), 4);
       }
     }
   }

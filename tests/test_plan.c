@@ -128,6 +128,40 @@ START_TEST(an_unknown_variant_serves_nothing) {
 }
 END_TEST
 
+static const char *yield(const clora_device *device, const struct clora__problem *problem) {
+  (void)device;
+  (void)problem;
+  return "a test";
+}
+
+static void refuse_all_but(clora_context *context, const char *function) {
+  for (struct clora__kernel *k = context->kernels; k != NULL; k = k->next) {
+    if (k->function != NULL && strcmp(k->function, function) == 0) continue;
+    snprintf(k->reason, sizeof k->reason, "a test");
+    k->verdict = CLORA__REFUSED;
+  }
+}
+
+START_TEST(a_row_that_yields_serves_rather_than_none) {
+  struct clora__variant modest = good;
+  modest.yields = yield;
+  const struct clora__variant *const rows[] = {&modest, NULL};
+  clora_context *context = planted_context(rows, NULL);
+  char text[8192];
+  explain(context, text, sizeof text);
+  ck_assert_msg(strstr(text, "expand good: yields: a test [good]") != NULL, "%s", text);
+  for (int i = 0; i < 5; i++) { /* one row of the table after the other */
+    check_forward(context, &small, 1);
+    refuse_all_but(context, "good");
+  }
+  explain(context, text, sizeof text);
+  ck_assert_msg(strstr(text, "expand good: serves (nothing else passed; passed its check; good: "),
+                "%s", text);
+  ck_assert_msg(strstr(text, "expand plain: refused: a test [plain]") != NULL, "%s", text);
+  clora_context_destroy(context);
+}
+END_TEST
+
 static clora_status prepare(clora_context *context, size_t r) {
   clora_layer *layer;
   clora_matrix x = {.rows = 2, .cols = 9}, y = {.rows = 2, .cols = 7};
@@ -222,4 +256,4 @@ DEVICE_TEST_MAIN("plan", every_rank_has_its_check, a_wrong_kernel_is_refused,
                  a_kernel_that_reads_its_output_at_beta_0_is_refused,
                  the_call_fails_when_every_row_is_refused, an_unknown_variant_serves_nothing,
                  where_fused_does_not_serve_the_error_says_so, no_compile_refuses_until_prepared,
-                 rows_yield_to_better_ones)
+                 rows_yield_to_better_ones, a_row_that_yields_serves_rather_than_none)

@@ -378,6 +378,45 @@ START_TEST(the_fastest_right_value_wins) {
 }
 END_TEST
 
+/* A file or an older driver may bring a value whose kernel is wrong. */
+START_TEST(a_refused_tuning_is_passed_over) {
+  const struct clora__variant *const rows[] = {&planted, NULL};
+  clora_context *context = open_context(own("wrong"), "planted");
+  struct clora__problem p = shrink_problem();
+  struct clora__tuning t = tuning_for(&planted, &p, "REPEAT", 2);
+  context->planted = rows;
+  ck_ok(clora__tuning_add(context, 1, &t));
+  const struct forward_case c = {.rows = ROWS, .d_in = D_IN, .r = RANK, .d_out = D_OUT};
+  check_forward(context, &c, 1);
+  ck_explained(context, ROWS, "shrink planted: serves (passed its check; planted: ", true);
+  ck_explained(context, ROWS, "REPEAT 100 by rule: 100\n    by tuning (", true);
+  ck_explained(context, ROWS, "REPEAT=2), passed over: refused: element", true);
+  clora_context_destroy(context);
+}
+END_TEST
+
+static void wrong_knobs(const clora_device *device, const struct clora__problem *problem,
+                        struct clora__knobs *knobs) {
+  (void)device;
+  (void)problem;
+  clora__free_knob(knobs, "REPEAT", 2);
+}
+
+START_TEST(smaller_groups_serve_where_larger_ones_are_refused) {
+  struct clora__variant row = planted;
+  row.choose = wrong_knobs;
+  row.choose_least = planted_knobs;
+  const struct clora__variant *const rows[] = {&row, NULL};
+  clora_context *context = open_context("off", "planted");
+  context->planted = rows;
+  const struct forward_case c = {.rows = ROWS, .d_in = D_IN, .r = RANK, .d_out = D_OUT};
+  check_forward(context, &c, 1);
+  ck_explained(context, ROWS, "REPEAT 100 by the rule for small groups\n    by rule (", true);
+  ck_explained(context, ROWS, "REPEAT=2), passed over: refused: element", true);
+  clora_context_destroy(context);
+}
+END_TEST
+
 START_TEST(weight_is_tuned_too) {
   const struct clora__variant *const rows[] = {&planted, NULL};
   clora_context *context = open_context(own("weight"), NULL);
@@ -614,7 +653,9 @@ START_TEST(absurd_files_are_refused_whole) {
 END_TEST
 
 DEVICE_TEST_MAIN("tune", intervals_hold_the_truth, classes_round_sizes_up,
-                 a_tuning_serves_its_class_alone, a_tuning_is_remembered_for_this_driver_and_source,
+                 a_tuning_serves_its_class_alone, a_refused_tuning_is_passed_over,
+                 smaller_groups_serve_where_larger_ones_are_refused,
+                 a_tuning_is_remembered_for_this_driver_and_source,
                  a_value_that_the_row_does_not_take_is_ignored, no_knob_changes_a_bit,
                  no_knob_of_a_gpu_changes_a_bit, weight_is_tuned_too, backward_is_tuned_too,
                  tiles_have_to_fit_the_device, the_fastest_right_value_wins,

@@ -11,14 +11,20 @@ expect 2 explain
 says err 'SHAPE is missing'
 expect 2 explain rows=64
 says err '"rows=64" has no d_in'
-for shape in rows d_in= d_in=0 d_in=-3 d_in=1x rows=4294967296 dtype=f64 beta=nan size=3 =; do
+for shape in rows d_out= d_out=0 d_out=-3 d_out=1x rows=4294967296 dtype=f64 beta=nan size=3 = ''; do
   expect 2 explain "d_in=4,$shape"
-  says err "\"$shape\" is none of rows=N, d_in=N"
+  says err "\"$shape\" is none of rows=N, d_in=N, .*N from 1 to 2147483647"
 done
+expect 2 explain d_in=64,rows=2,d_in=32
+says err '"d_in=64,rows=2,d_in=32" has d_in twice'
 expect 2 tune --budget 0
 says err '--budget is "0", not a whole number from 1'
 expect 2 tune --export a --forget
 says err 'one of --shape, --export, --import and --forget at a time'
+expect 2 tune --export a --budget 3
+says err '--budget goes without --export, --import and --forget'
+expect 2 tune --forget --backward
+says err '--backward goes without --export, --import and --forget'
 expect 2 tune --shape d_out=3
 says err 'has no d_in'
 
@@ -40,6 +46,8 @@ expect 0 tune --shape $shape --budget 2
 says out '^found: [0-9]+ on 0:'
 expect 0 tune --shape $shape --budget 1 --json
 says out '"found": [0-9]+' '"interrupted": false' '"results": \['
+expect 0 tune --shape $shape --backward --budget 1
+says out '^found: [0-9]+ on 0:'
 expect 0 tune --export tuning.json
 says out '^exported: [0-9]+ on '
 expect 0 tune --import tuning.json
@@ -53,19 +61,38 @@ expect 0 tune --forget
 expect 0 devices
 says out "^  store +$CLORA_CACHE/store-1.sqlite$"
 CLORA_CACHE=off expect 1 tune --forget
-says err 'cannot be emptied: it is switched off'
+says err 'the store cannot be emptied: it is switched off'
+
+# ---- nothing is lost without a word ----
+
+CLORA_CACHE=off expect 0 tune --shape $shape --budget 1
+says err '^clora tune: warning: the store keeps nothing: it is switched off$'
+CLORA_CACHE=off expect 1 tune --import tuning.json
+says err '^clora tune: the store keeps nothing: it is switched off$'
+mkdir -m 777 open
+CLORA_CACHE=$work/open expect 1 tune --import tuning.json
+says err 'keeps nothing: others may write to it'
+CLORA_CACHE=$work/open expect 0 tune --shape $shape --budget 1
+says err 'warning: the store in .* keeps nothing: others may write to it'
+CLORA_CACHE=$work/new/and/deep expect 0 tune --import tuning.json
+CLORA_CACHE=$work/new/and/deep expect 0 devices
+says out "^  store +$work/new/and/deep/store-1.sqlite"
+CLORA_CACHE=$work/tuning.json/below expect 0 devices
+says out '^  store +.*, not used: Not a directory'
 
 # ---- Ctrl-C ----
 
 # A shell starts background jobs with SIGINT ignored; SIGTERM does the same here.
-"$program" tune --budget 300 >out 2>err &
-tuning=$! called='tune, interrupted'
-sleep 3
-kill -TERM $tuning
-wait $tuning
-code=$?
-[ $code = 0 ] || fail "clora tune gave $code when it was interrupted"
-says out '^found: [0-9]+ on .*, interrupted$'
+for signal in TERM HUP; do
+  "$program" tune --budget 300 >out 2>err &
+  tuning=$! called="tune, interrupted by $signal"
+  sleep 3
+  kill -$signal $tuning
+  wait $tuning
+  code=$?
+  [ $code = 0 ] || fail "clora tune gave $code when it was interrupted"
+  says out '^found: [0-9]+ on .*, interrupted$'
+done
 
 # Elsewhere a check is finished before the program ends: nothing is left half done.
 for delay in 0.1 0.2 0.3 0.4 0.6 0.8; do

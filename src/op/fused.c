@@ -103,9 +103,15 @@ static const char *gpu_yields(const clora_device *device, const struct clora__pr
 
 /* Not COLS: all of t lies in one tile. */
 static const struct clora__choice gpu_choices[] = {
-    {"GROUP", "128, 256 for ranks above 16", 3, {64, 128, 256}},
-    {"ROWS", "a tile has 32 rows, or 64", 4, {1, 2, 4, 8}},
-    {"STEP", "an item has at most 8 units in flight", 3, {64, 128, 256}},
+    {"GROUP", "128, 256 for ranks above 16, or what the device allows", 3, {64, 128, 256}},
+    {"ROWS",
+     "an item's share of a tile of 32 rows or 64, or what the device has room for",
+     4,
+     {1, 2, 4, 8}},
+    {"STEP",
+     "what local memory has room for, and at most 8 units of 16 bytes an item",
+     3,
+     {64, 128, 256}},
     {0},
 };
 

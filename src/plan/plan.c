@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "plan/plan.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,30 +45,48 @@ static const char *modesty(const clora_context *context, const struct clora__var
   return row->yields(&context->device, problem);
 }
 
-static clora_status kernel_of(clora_context *context, const struct clora__variant *row,
-                              const struct clora__problem *problem, struct clora__kernel **kernel) {
-  struct clora__knobs knobs = clora__tuned_knobs(context, row, problem);
-  return clora__kernel_find(context, row->source, row->function, &knobs, kernel);
+/* Where the knobs of a row come from; one is tried after the other until a kernel passes. */
+enum origin { BY_TUNING, BY_RULE, FOR_LEAST_GROUPS, ORIGINS };
+
+static bool knobs_by(enum origin origin, clora_context *context, const struct clora__variant *row,
+                     const struct clora__problem *problem, struct clora__knobs *knobs) {
+  if (origin == BY_TUNING) return clora__tuned_knobs(context, row, problem, knobs);
+  if (origin == FOR_LEAST_GROUPS && row->choose_least == NULL) return false;
+  *knobs = origin == BY_RULE ? clora__variant_knobs(&context->device, row, problem)
+                             : clora__variant_least_knobs(&context->device, row, problem);
+  return true;
 }
 
 /* What a search goes through: the rows that do not yield, then those that do, and when nothing
  * serves, those once more whose check did not finish in another process. */
 enum effort { FIRST_CHOICE, SECOND_CHOICE, LAST_RESORT };
 
-/* Considers one row; *serves says whether it passed. */
-static clora_status consider(clora_context *context, const struct clora__variant *row,
+/* Considers the plan's kernel; *serves says whether it passed. */
+static clora_status consider(clora_context *context, const struct clora__plan *plan,
                              const struct clora__problem *problem, bool may_build,
-                             enum effort effort, struct clora__plan *plan, bool *serves) {
-  *plan = (struct clora__plan){row, NULL, context->device.compute_units};
-  TRY(kernel_of(context, row, problem, &plan->kernel));
-  if (effort == LAST_RESORT) clora__verdict_doubt(plan->kernel);
-  if (plan->kernel->verdict == CLORA__UNCHECKED) {
+                             enum effort effort, bool *serves) {
+  struct clora__kernel *kernel = plan->kernel;
+  if (effort == LAST_RESORT) clora__verdict_doubt(kernel);
+  if (kernel->verdict == CLORA__UNCHECKED) {
     CHECK(may_build, CLORA_NOT_PREPARED,
-          "%s (%zu x %zu x %zu) is not prepared, and the context may not compile", row->name,
-          problem->out.rows, problem->in.cols, problem->out.cols);
+          "%s (%zu x %zu x %zu) is not prepared, and the context may not compile",
+          plan->variant->name, problem->out.rows, problem->in.cols, problem->out.cols);
     TRY(clora__verdict(context, plan, problem));
   }
-  *serves = plan->kernel->verdict == CLORA__PASSED;
+  *serves = kernel->verdict == CLORA__PASSED;
+  return CLORA_OK;
+}
+
+static clora_status consider_row(clora_context *context, const struct clora__variant *row,
+                                 const struct clora__problem *problem, bool may_build,
+                                 enum effort effort, struct clora__plan *plan, bool *serves) {
+  struct clora__knobs knobs;
+  *plan = (struct clora__plan){row, NULL, context->device.compute_units};
+  for (enum origin origin = BY_TUNING; !*serves && origin < ORIGINS; origin++) {
+    if (!knobs_by(origin, context, row, problem, &knobs)) continue;
+    TRY(clora__kernel_find(context, row->source, row->function, &knobs, &plan->kernel));
+    TRY(consider(context, plan, problem, may_build, effort, serves));
+  }
   return CLORA_OK;
 }
 
@@ -81,7 +100,7 @@ static clora_status search(clora_context *context, const struct clora__product *
     if (obstacle(context, row, problem) != NULL) continue;
     *fits = true;
     if (effort == FIRST_CHOICE && modesty(context, row, problem) != NULL) continue;
-    TRY(consider(context, row, problem, may_build, effort, plan, serves));
+    TRY(consider_row(context, row, problem, may_build, effort, plan, serves));
   }
   return CLORA_OK;
 }
@@ -130,66 +149,134 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
   return bytes;
 }
 
+/* ---- explaining ---- */
+
+/* What is known of a row: its first kernel that was not refused, or the last one. */
+struct finding {
+  const char *obstacle, *modesty;
+  enum origin origin;
+  struct clora__kernel *kernel;
+  bool passed;
+  char refusals[512]; /* of the kernels before, a line each */
+};
+
+__attribute__((format(printf, 3, 4))) static void append(char *text, size_t size,
+                                                         const char *format, ...) {
+  size_t used = strlen(text);
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text + used, size - used, format, arguments);
+  va_end(arguments);
+}
+
+/* Builds nothing. */
+static clora_status look_at(clora_context *context, const struct clora__variant *row,
+                            const struct clora__problem *problem, struct finding *f) {
+  static const char *const names[] = {"tuning", "rule", "the rule for small groups"};
+  *f = (struct finding){.obstacle = obstacle(context, row, problem)};
+  if (f->obstacle != NULL) return CLORA_OK;
+  f->modesty = modesty(context, row, problem);
+  for (enum origin origin = BY_TUNING; origin < ORIGINS; origin++) {
+    struct clora__knobs knobs;
+    char text[256];
+    if (!knobs_by(origin, context, row, problem, &knobs)) continue;
+    if (f->kernel != NULL) {
+      clora__knobs_text(&f->kernel->knobs, text, sizeof text);
+      append(f->refusals, sizeof f->refusals, "\n    by %s (%s), passed over: refused: %s",
+             names[f->origin], text, f->kernel->reason);
+    }
+    f->origin = origin;
+    TRY(clora__kernel_find(context, row->source, row->function, &knobs, &f->kernel));
+    f->passed = clora__verdict_known(context, &(struct clora__plan){row, f->kernel, 1});
+    if (f->kernel->verdict != CLORA__REFUSED) return CLORA_OK;
+  }
+  return CLORA_OK;
+}
+
+static bool could_serve(const struct finding *f) {
+  return f->obstacle == NULL && f->kernel != NULL && f->kernel->verdict != CLORA__REFUSED;
+}
+
+/* The row that the search would end with, as far as is known; NULL: none. A forward has the two
+ * products behind it, so that there a row that yields never serves. */
+static const struct clora__variant *serving_row(clora_context *context,
+                                                const struct clora__product *product,
+                                                const struct clora__problem *problem) {
+  const struct clora__variant *second = NULL;
+  struct rows rows = rows_of(context, product, problem);
+  for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
+    struct finding f;
+    if (look_at(context, row, problem, &f) != CLORA_OK || !could_serve(&f)) continue;
+    if (f.modesty == NULL) return row;
+    if (second == NULL && !clora__is_forward(problem)) second = row;
+  }
+  return second;
+}
+
 /* One line for each knob that can be tuned: where its value comes from. */
 static void explain_knobs(clora_context *context, const struct clora__variant *row,
-                          const struct clora__problem *problem, const struct clora__kernel *kernel,
-                          char *text, size_t size) {
+                          const struct clora__problem *problem, const struct finding *f, char *text,
+                          size_t size) {
   const struct clora__tuning *tuning = clora__tuning_find(context, row, problem);
   char sizes[96];
   clora__sizes_text(problem, true, sizes, sizeof sizes);
   for (const struct clora__choice *choice = row->choices; choice && choice->knob; choice++) {
-    size_t used = strlen(text);
-    unsigned value = clora__knob_value(&kernel->knobs, choice->knob);
-    if (tuning == NULL) {
-      snprintf(text + used, size - used, "\n    %s %u by rule: %s", choice->knob, value,
-               choice->rule);
+    append(text, size, "\n    %s %u by ", choice->knob,
+           clora__knob_value(&f->kernel->knobs, choice->knob));
+    if (f->origin == BY_TUNING) {
+      append(text, size, "tuning for %s: %.2f times as fast as the rules", sizes, tuning->gain);
+    } else if (f->origin == BY_RULE) {
+      append(text, size, "rule: %s", choice->rule);
     } else {
-      snprintf(text + used, size - used,
-               "\n    %s %u by tuning for %s: %.2f times as fast as the rules", choice->knob, value,
-               sizes, tuning->gain);
+      append(text, size, "the rule for small groups");
     }
   }
 }
 
-/* Says about one row what the search would find, without building anything. */
+static void explain_serving(clora_context *context, const struct clora__variant *row,
+                            const struct clora__problem *problem, const struct finding *f,
+                            char *text, size_t size) {
+  char knobs[512];
+  clora__knobs_text(&f->kernel->knobs, knobs, sizeof knobs);
+  append(text, size, "serves (%s%s; %s%s%s)", f->modesty != NULL ? "nothing else passed; " : "",
+         f->passed ? "passed its check" : "not checked yet", row->function ? row->function : "",
+         row->function ? ": " : "", knobs);
+  explain_knobs(context, row, problem, f, text, size);
+  append(text, size, "%s", f->refusals);
+}
+
+/* Says about one row what the search would find. */
 static void explain_row(clora_context *context, const struct clora__variant *row,
-                        const struct clora__problem *problem, bool *served, char *text,
+                        const struct clora__problem *problem, bool serves, bool served, char *text,
                         size_t size) {
-  struct clora__plan plan = {.variant = row};
-  const char *reason = obstacle(context, row, problem);
-  if (reason != NULL) {
-    snprintf(text, size, "does not fit: %s", reason);
+  struct finding f;
+  if (look_at(context, row, problem, &f) != CLORA_OK) {
+    append(text, size, "unknown: %s", clora_error());
+  } else if (serves) {
+    explain_serving(context, row, problem, &f, text, size);
     return;
-  }
-  if (kernel_of(context, row, problem, &plan.kernel) != CLORA_OK) {
-    snprintf(text, size, "unknown: %s", clora_error());
-    return;
-  }
-  bool passed = clora__verdict_known(context, &plan);
-  if (plan.kernel->verdict == CLORA__REFUSED) {
-    snprintf(text, size, "refused: %s", plan.kernel->reason);
-  } else if (*served) {
-    snprintf(text, size, "stands by");
-  } else if ((reason = modesty(context, row, problem)) != NULL) {
-    snprintf(text, size, "yields: %s", reason);
+  } else if (f.obstacle != NULL) {
+    append(text, size, "does not fit: %s", f.obstacle);
+  } else if (!could_serve(&f)) {
+    append(text, size, "refused: %s", f.kernel->reason);
+  } else if (served || f.modesty == NULL) {
+    append(text, size, "stands by");
   } else {
-    char knobs[512];
-    clora__knobs_text(&plan.kernel->knobs, knobs, sizeof knobs);
-    snprintf(text, size, "serves (%s; %s)", passed ? "passed its check" : "not checked yet", knobs);
-    explain_knobs(context, row, problem, plan.kernel, text, size);
-    *served = true;
+    append(text, size, "yields: %s", f.modesty);
   }
+  if (row->function != NULL) append(text, size, " [%s]", row->function);
 }
 
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
                          const struct clora__problem *problem, bool *served, char *text,
                          size_t size) {
+  const struct clora__variant *best = *served ? NULL : serving_row(context, product, problem);
   struct rows rows = rows_of(context, product, problem);
   for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
-    char line[1024];
-    explain_row(context, row, problem, served, line, sizeof line);
-    size_t used = strlen(text);
-    snprintf(text + used, size - used, "%s %s: %s\n", product->name, row->name, line);
+    append(text, size, "%s %s: ", product->name, row->name);
+    explain_row(context, row, problem, row == best, *served, text, size);
+    append(text, size, "\n");
+    *served |= row == best;
   }
 }
 

@@ -114,8 +114,9 @@ static struct clora__tuning tuning_of(const struct search *s, double gain) {
   return tuning;
 }
 
-/* Keeps the best knobs if they hold against the rules'. */
-static clora_status conclude(struct search *s) {
+/* Keeps the best knobs if they hold against the rules', or where the kernel with those is refused,
+ * against those of the plan in use. */
+static clora_status conclude(struct search *s, const struct clora__plan *used) {
   struct clora__knobs rules =
       clora__variant_knobs(&s->context->device, s->best.variant, &s->problem);
   struct clora__plan before;
@@ -123,7 +124,8 @@ static clora_status conclude(struct search *s) {
   char knobs[256];
   bool passed;
   TRY(plan_with(s, &rules, &before, &passed));
-  if (!passed || before.kernel == s->best.kernel) {
+  if (!passed) before = *used;
+  if (before.kernel == s->best.kernel) {
     tell(s->tuner, true, "%s: the rules are faster now", s->title);
     return CLORA_OK;
   }
@@ -149,7 +151,7 @@ clora_status clora__tune(clora_context *context, const struct clora__plan *plan,
   TRY(clora__track_open(context, problem, scratch_bytes, &s.track));
   clora_status status = descend(&s);
   if (status == CLORA_OK && s.best.kernel != plan->kernel) {
-    status = conclude(&s);
+    status = conclude(&s, plan);
   } else if (status == CLORA_OK) {
     tell(tuner, true, "%s: nothing faster was found", s.title);
   }

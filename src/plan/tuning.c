@@ -189,14 +189,15 @@ void clora__tuning_each(clora_context *context,
   visit_oldest_first(context, context->tunings, visit, data);
 }
 
-struct clora__knobs clora__tuned_knobs(clora_context *context, const struct clora__variant *row,
-                                       const struct clora__problem *problem) {
-  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, problem);
+bool clora__tuned_knobs(clora_context *context, const struct clora__variant *row,
+                        const struct clora__problem *problem, struct clora__knobs *knobs) {
   const struct clora__tuning *tuning = clora__tuning_find(context, row, problem);
-  for (unsigned i = 0; tuning != NULL && i < tuning->count; i++) {
-    clora__knob_set(&knobs, tuning->knobs[i].name, tuning->knobs[i].value);
+  if (tuning == NULL) return false;
+  *knobs = clora__variant_knobs(&context->device, row, problem);
+  for (unsigned i = 0; i < tuning->count; i++) {
+    clora__knob_set(knobs, tuning->knobs[i].name, tuning->knobs[i].value);
   }
-  return knobs;
+  return true;
 }
 
 struct remembering {

@@ -27,9 +27,9 @@ const struct clora__tuning *clora__tuning_find(clora_context *context,
                                                const struct clora__variant *row,
                                                const struct clora__problem *problem);
 
-/* The knobs that the row's kernel takes for the problem: the rules', and over them the tuning's. */
-struct clora__knobs clora__tuned_knobs(clora_context *context, const struct clora__variant *row,
-                                       const struct clora__problem *problem);
+/* The rules' knobs, and over them the tuning's; false when there is no tuning. */
+bool clora__tuned_knobs(clora_context *context, const struct clora__variant *row,
+                        const struct clora__problem *problem, struct clora__knobs *knobs);
 
 /* Adds tunings to the context, and all or none of them to the store. */
 clora_status clora__tuning_add(clora_context *context, size_t count,

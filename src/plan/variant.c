@@ -4,12 +4,24 @@
 
 #include "device/matrix.h"
 
+static struct clora__knobs dtypes_of(const struct clora__problem *problem) {
+  return (struct clora__knobs){
+      .in = problem->in.dtype, .weight = problem->weight.dtype, .out = problem->out.dtype};
+}
+
 struct clora__knobs clora__variant_knobs(const clora_device *device,
                                          const struct clora__variant *variant,
                                          const struct clora__problem *problem) {
-  struct clora__knobs knobs = {
-      .in = problem->in.dtype, .weight = problem->weight.dtype, .out = problem->out.dtype};
+  struct clora__knobs knobs = dtypes_of(problem);
   if (variant->choose != NULL) variant->choose(device, problem, &knobs);
+  return knobs;
+}
+
+struct clora__knobs clora__variant_least_knobs(const clora_device *device,
+                                               const struct clora__variant *variant,
+                                               const struct clora__problem *problem) {
+  struct clora__knobs knobs = dtypes_of(problem);
+  variant->choose_least(device, problem, &knobs);
   return knobs;
 }
 

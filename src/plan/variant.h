@@ -59,6 +59,11 @@ struct clora__variant {
   void (*choose)(const clora_device *device, const struct clora__problem *problem,
                  struct clora__knobs *knobs);
 
+  /* The same for smaller groups, where the kernel with those knobs is refused. NULL: there are
+   * none. */
+  void (*choose_least)(const clora_device *device, const struct clora__problem *problem,
+                       struct clora__knobs *knobs);
+
   /* The free knobs that may be tuned; one without a name ends them. NULL: none. */
   const struct clora__choice *choices;
 
@@ -105,10 +110,13 @@ static inline bool clora__is_forward(const struct clora__problem *problem) {
 /* Multiply-adds. */
 size_t clora__work(const struct clora__problem *problem);
 
-/* The knobs that the variant's kernel takes for the problem. */
+/* The knobs that the variant's kernel takes for the problem, and those for smaller groups. */
 struct clora__knobs clora__variant_knobs(const clora_device *device,
                                          const struct clora__variant *variant,
                                          const struct clora__problem *problem);
+struct clora__knobs clora__variant_least_knobs(const clora_device *device,
+                                               const struct clora__variant *variant,
+                                               const struct clora__problem *problem);
 
 /* Enqueues the product by the plan. */
 clora_status clora__plan_run(struct clora__chain *chain, clora_context *context,

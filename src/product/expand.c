@@ -70,10 +70,20 @@ static const struct clora__gpu_class gpu_classes[] = {
 };
 
 static const struct clora__choice gpu_choices[] = {
-    {"GROUP", "64 for up to 8 rows, 128 for up to 63, else 256", 3, {64, 128, 256}},
+    {"GROUP",
+     "64 for up to 8 rows, 128 for up to 63, else 256, or what the device allows",
+     3,
+     {64, 128, 256}},
     {"COLS", "the columns rounded up; at most 64, 128 or 256 for as many rows", 3, {64, 128, 256}},
-    {"ROWS", "a tile has 8 rows for up to 8, 16 for up to 63, else 32", 4, {1, 2, 4, 8}},
-    {"STEP", "an item has at most 8 units in flight", 2, {16, 32}},
+    {"ROWS",
+     "an item's share of a tile of 8 rows for up to 8, 16 for up to 63, else 32, or what the "
+     "device has room for",
+     4,
+     {1, 2, 4, 8}},
+    {"STEP",
+     "what local memory has room for, and at most 8 units of 16 bytes an item",
+     2,
+     {16, 32}},
     {0},
 };
 
@@ -110,18 +120,9 @@ static const struct clora__variant *const variants[] = {
         .misfit = gpu_misfit,
         .yields = clora__gpu_yields,
         .choose = gpu_choose,
+        .choose_least = gpu_choose_least,
         .choices = gpu_choices,
         .fits = gpu_fits,
-        .grid = gpu_grid,
-        .takes_parts = true,
-    },
-    &(const struct clora__variant){
-        .name = "gpu", /* where the driver allows that kernel smaller groups only */
-        .source = clora__source_expand_gpu,
-        .function = "expand_gpu",
-        .misfit = gpu_misfit,
-        .yields = clora__gpu_yields,
-        .choose = gpu_choose_least,
         .grid = gpu_grid,
         .takes_parts = true,
     },

@@ -30,13 +30,19 @@ static const struct clora__gpu_class gpu_classes[] = {
 };
 
 static const struct clora__choice gpu_choices[] = {
-    {"GROUP", "64 for ranks up to 16, 128 up to 32, else 256", 3, {64, 128, 256}},
+    {"GROUP",
+     "64 for ranks up to 16, 128 up to 32, else 256, or what the device allows",
+     3,
+     {64, 128, 256}},
     {"COLS",
      "dA: the rank rounded up, at most 64; dB: 128 for ranks up to 8, else 64",
      5,
      {8, 16, 32, 64, 128}},
     {"ROWS", "4; 8 where groups are smaller than the rule's", 2, {4, 8}},
-    {"STEP", "16; 8 where an item would have more than 8 units in flight", 3, {8, 16, 32}},
+    {"STEP",
+     "16; less where local memory has no room, or an item would hold more than 8 units of 16 bytes",
+     3,
+     {8, 16, 32}},
     {0},
 };
 
@@ -105,20 +111,9 @@ static const struct clora__variant *const variants[] = {
         .misfit = gpu_misfit,
         .yields = clora__gpu_yields,
         .choose = gpu_choose,
+        .choose_least = gpu_choose_least,
         .choices = gpu_choices,
         .fits = gpu_fits,
-        .shapes = gpu_shapes,
-        .grid = gpu_grid,
-        .scratch_parts = gpu_slices,
-        .workspace_bytes = gpu_workspace_bytes,
-    },
-    &(const struct clora__variant){
-        .name = "gpu", /* where the driver allows that kernel smaller groups only */
-        .source = clora__source_reduce_gpu,
-        .function = "reduce_gpu",
-        .misfit = gpu_misfit,
-        .yields = clora__gpu_yields,
-        .choose = gpu_choose_least,
         .shapes = gpu_shapes,
         .grid = gpu_grid,
         .scratch_parts = gpu_slices,

@@ -85,10 +85,21 @@ static void gpu_choose_least(const clora_device *device, const struct clora__pro
 }
 
 static const struct clora__choice gpu_choices[] = {
-    {"GROUP", "64 for the fewest rows, 256 for ranks above 16", 3, {64, 128, 256}},
+    {"GROUP",
+     "64 for few rows and ranks up to 8, 256 for many and above 16; else 128, or what the device "
+     "allows",
+     3,
+     {64, 128, 256}},
     {"COLS", "the rank rounded up, at most 16 for up to 8 rows, else 64", 4, {8, 16, 32, 64}},
-    {"ROWS", "a tile has 8 rows for up to 8, else 32 or 64", 4, {1, 2, 4, 8}},
-    {"STEP", "an item has at most 8 units in flight", 3, {64, 128, 256}},
+    {"ROWS",
+     "an item's share of a tile of 8 rows for up to 8, else 32 or 64, or what the device has room "
+     "for",
+     4,
+     {1, 2, 4, 8}},
+    {"STEP",
+     "what local memory has room for, and at most 8 units of 16 bytes an item",
+     3,
+     {64, 128, 256}},
     {0},
 };
 
@@ -132,19 +143,9 @@ static const struct clora__variant *const variants[] = {
         .misfit = gpu_misfit,
         .yields = clora__gpu_yields,
         .choose = clora__gpu_choose_shrink,
+        .choose_least = gpu_choose_least,
         .choices = gpu_choices,
         .fits = gpu_fits,
-        .shapes = gpu_shapes,
-        .grid = gpu_grid,
-        .parts = gpu_parts,
-    },
-    &(const struct clora__variant){
-        .name = "gpu", /* where the driver allows that kernel smaller groups only */
-        .source = clora__source_shrink_gpu,
-        .function = "shrink_gpu",
-        .misfit = gpu_misfit,
-        .yields = clora__gpu_yields,
-        .choose = gpu_choose_least,
         .shapes = gpu_shapes,
         .grid = gpu_grid,
         .parts = gpu_parts,
