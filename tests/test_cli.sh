@@ -449,7 +449,8 @@ says err 'no/ranks.svg cannot be written'
 expect 0 verify --variant plain
 says out '^device +variant +dtype +operation +shapes +worst +verdict$' \
   '^[0-9]+:[0-9]+ +plain +f32 +forward +12/12 +0\.[0-9]+ +ok$' \
-  '^[0-9]+:[0-9]+ +plain +bf16 +weight +12/12 +0\.[0-9]+ +ok$'
+  '^[0-9]+:[0-9]+ +plain +bf16 +weight +12/12 +0\.[0-9]+ +ok$' \
+  '^[0-9]+:[0-9]+ +plain +f16 +dA +12/12 +0\.[0-9]+ +ok$'
 says_nothing err
 expect 0 verify --variant plain --json
 is_json rows device variant worst_error_over_bound verdict reason

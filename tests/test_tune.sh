@@ -59,7 +59,7 @@ expect 1 tune --import none.json
 says err 'none.json: cannot open'
 expect 0 tune --forget
 expect 0 devices
-says out "^  store +$CLORA_CACHE/store-1.sqlite$"
+says out "^  store +$CLORA_CACHE/store-1.sqlite, empty$"
 CLORA_CACHE=off expect 1 tune --forget
 says err 'the store cannot be emptied: it is switched off'
 

@@ -1,15 +1,14 @@
-/* clora verify: every variant in every dtype on awkward shapes, compared with the float64
- * reference, with a look at what lies around the output.
+/* clora verify: every variant in every dtype on awkward shapes, forward, weight and the gradients
+ * of backward, compared with the float64 reference, with a look at what lies around the output.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "commands.h"
-#include "tool.h"
+#include "guard.h"
 
 #define SCALE 0.75
-#define TAIL 64 /* elements behind a matrix */
 #define REASON_SIZE 512
 
 /* Sizes that no tile divides, ranks around the usual ones, long and short sums. */
@@ -29,9 +28,11 @@ static const struct shape {
 
 #define SHAPES (sizeof shapes / sizeof *shapes)
 
-enum operation { FORWARD, WEIGHT, OPERATIONS };
+/* The last three are backward, one gradient at a time. */
+enum operation { FORWARD, WEIGHT, DX, DA, DB, OPERATIONS };
 
-static const char *const operation_names[] = {[FORWARD] = "forward", [WEIGHT] = "weight"};
+static const char *const operation_names[] = {
+    [FORWARD] = "forward", [WEIGHT] = "weight", [DX] = "dx", [DA] = "dA", [DB] = "dB"};
 
 /* What a line of the table ends with, from mild to grave: the gravest that was seen counts. */
 enum verdict { UNFIT, RIGHT, REFUSED, FAILED, WRONG };
@@ -61,102 +62,44 @@ static void raise_verdict(struct row *row, enum verdict verdict, const char *rea
   row->verdict = verdict;
 }
 
-/* ---- matrices between guards ---- */
-
-struct view {
-  clora_matrix matrix;
-  size_t bytes;          /* of the buffer */
-  unsigned char *before; /* what the buffer held, and behind it what it holds */
-};
-
-static size_t locate(const clora_matrix *m, size_t i, size_t k) {
-  return m->transposed ? m->offset + k * m->stride + i : m->offset + i * m->stride + k;
-}
-
-static void release_view(struct view *view) {
-  tool_release(view->matrix.mem);
-  free(view->before);
-}
-
-/* Fills a new buffer with NaN, and the elements of the view with values [rows, cols] if given. */
-static int open_view(struct tool *tool, const struct tool_session *session,
-                     const clora_matrix *shape, size_t pad, const float *values,
-                     struct view *view) {
-  clora_matrix *m = &view->matrix;
-  *m = *shape;
-  m->offset = pad;
-  m->stride = (m->transposed ? m->rows : m->cols) + pad;
-  size_t size = clora_dtype_size(m->dtype), stored_rows = m->transposed ? m->cols : m->rows;
-  view->bytes = (m->offset + stored_rows * m->stride + TAIL) * size;
-  view->before = malloc(2 * view->bytes);
-  if (view->before == NULL) return tool_fail(tool, TOOL_FAILURE, "no memory for a matrix");
-  memset(view->before, 0xff, view->bytes); /* NaN in every dtype */
-  for (size_t i = 0; values != NULL && i < m->rows; i++) {
-    for (size_t k = 0; k < m->cols; k++) {
-      clora_pack(m->dtype, 1, &values[i * m->cols + k], view->before + locate(m, i, k) * size);
-    }
-  }
-  return tool_buffer(tool, session, "a matrix", view->bytes, view->before, &m->mem);
-}
-
-static int read_view(struct tool *tool, const struct tool_session *session, struct view *view) {
-  TOOL_CL(tool, "clEnqueueReadBuffer",
-          clEnqueueReadBuffer(session->queue, view->matrix.mem, CL_TRUE, 0, view->bytes,
-                              view->before + view->bytes, 0, NULL, NULL));
-  return TOOL_OK;
-}
-
-/* Whether every bit around the elements is what it was. */
-static bool is_guard_whole(const struct view *view) {
-  const clora_matrix *m = &view->matrix;
-  size_t size = clora_dtype_size(m->dtype), stored_rows = m->transposed ? m->cols : m->rows;
-  size_t stored_cols = m->transposed ? m->rows : m->cols;
-  for (size_t at = 0; at < view->bytes / size; at++) {
-    size_t inside = at - m->offset;
-    if (at >= m->offset && inside / m->stride < stored_rows && inside % m->stride < stored_cols) {
-      continue;
-    }
-    const unsigned char *before = view->before + at * size;
-    if (memcmp(before, before + view->bytes, size) != 0) return false;
-  }
-  return true;
-}
-
-static void gather(const struct view *view, float *values) {
-  const clora_matrix *m = &view->matrix;
-  const unsigned char *after = view->before + view->bytes;
-  size_t size = clora_dtype_size(m->dtype);
-  for (size_t i = 0; i < m->rows; i++) {
-    for (size_t k = 0; k < m->cols; k++) {
-      clora_unpack(m->dtype, 1, after + locate(m, i, k) * size, &values[i * m->cols + k]);
-    }
-  }
-}
-
 /* ---- one shape ---- */
 
-/* Host values of one shape; y stands for W too. All of it can be released at any time. */
+/* Host values, and what they are when rows and columns change places. */
+struct values {
+  float *straight, *turned;
+};
+
+/* One shape. All of it can be released at any time. */
 struct trial {
   const struct shape *shape;
   struct row *row;
   const struct tool_session *session;
-  size_t rows, y_count; /* of y */
-  float *x, *a, *b, *y_before, *identity, *y;
+  struct values x, a, b, dy, identity;
+  clora_reference problem; /* whose output is that of the operation */
+  size_t count;            /* of its elements */
+  float *before, *after;   /* the output */
   double *expected, *bound;
-  struct view x_view, y_view;
+  struct guard x_view, dy_view, out_view;
   clora_layer *layer;
 };
 
+static void release_values(struct values *values) {
+  free(values->straight);
+  free(values->turned);
+}
+
 static void release_trial(struct trial *trial) {
   clora_layer_destroy(trial->layer);
-  release_view(&trial->x_view);
-  release_view(&trial->y_view);
-  free(trial->x);
-  free(trial->a);
-  free(trial->b);
-  free(trial->y_before);
-  free(trial->identity);
-  free(trial->y);
+  guard_release(&trial->x_view);
+  guard_release(&trial->dy_view);
+  guard_release(&trial->out_view);
+  release_values(&trial->x);
+  release_values(&trial->a);
+  release_values(&trial->b);
+  release_values(&trial->dy);
+  release_values(&trial->identity);
+  free(trial->before);
+  free(trial->after);
   free(trial->expected);
   free(trial->bound);
 }
@@ -174,28 +117,72 @@ static int draw(struct tool *tool, clora_dtype dtype, size_t count, uint32_t see
   return TOOL_OK;
 }
 
+static int draw_matrix(struct tool *tool, clora_dtype dtype, size_t rows, size_t cols,
+                       uint32_t seed, struct values *values) {
+  TOOL_TRY(draw(tool, dtype, rows * cols, seed, &values->straight));
+  TOOL_TRY(tool_allocate(tool, "a matrix", rows * cols, &values->turned));
+  for (size_t i = 0; i < rows * cols; i++) {
+    values->turned[i % cols * rows + i / cols] = values->straight[i];
+  }
+  return TOOL_OK;
+}
+
+/* Every operation is the forward of some x through some layer: W = (A I) B, dx = (dy B^T) A^T,
+ * dA = (x^T dy) B^T, dB = (A^T x^T) dy. That dA is computed as x^T (dy B^T) changes neither what a
+ * correct result is nor the bound: the terms are the same, and the longest path through both sums
+ * has as many roundings. */
+static clora_reference describe(const struct trial *t) {
+  const struct shape *s = t->shape;
+  const struct {
+    size_t rows, d_in, r, d_out;
+    const float *x, *a, *b;
+  } forwards[] = {
+      [FORWARD] = {s->rows, s->d_in, s->r, s->d_out, t->x.straight, t->a.straight, t->b.straight},
+      [WEIGHT] = {s->d_in, s->r, s->r, s->d_out, t->a.straight, t->identity.straight,
+                  t->b.straight},
+      [DX] = {s->rows, s->d_out, s->r, s->d_in, t->dy.straight, t->b.turned, t->a.turned},
+      [DA] = {s->d_in, s->rows, s->d_out, s->r, t->x.turned, t->dy.straight, t->b.turned},
+      [DB] = {s->r, s->d_in, s->rows, s->d_out, t->a.turned, t->x.turned, t->dy.straight},
+  };
+  enum operation operation = t->row->operation;
+  return (clora_reference){
+      .rows = forwards[operation].rows,
+      .d_in = forwards[operation].d_in,
+      .r = forwards[operation].r,
+      .d_out = forwards[operation].d_out,
+      .x = forwards[operation].x,
+      .a = forwards[operation].a,
+      .b = forwards[operation].b,
+      .scale = SCALE,
+      .beta = operation >= DX && s->beta != 0 ? 1 : (double)s->beta, /* they accumulate, or not */
+      .dtype = operation >= DA ? CLORA_F32 : t->row->dtype,
+      .flushes_subnormals = !clora_context_device(t->session->context)->keeps_subnormals,
+  };
+}
+
 static int draw_trial(struct tool *tool, struct trial *trial) {
   const struct shape *shape = trial->shape;
   clora_dtype dtype = trial->row->dtype;
-  trial->rows = trial->row->operation == FORWARD ? shape->rows : shape->d_in;
-  trial->y_count = trial->rows * shape->d_out;
-  TOOL_TRY(draw(tool, dtype, shape->rows * shape->d_in, 1, &trial->x));
-  TOOL_TRY(draw(tool, dtype, shape->d_in * shape->r, 2, &trial->a));
-  TOOL_TRY(draw(tool, dtype, shape->r * shape->d_out, 3, &trial->b));
-  TOOL_TRY(draw(tool, dtype, trial->y_count, 4, &trial->y_before));
-  TOOL_TRY(tool_allocate(tool, "y", trial->y_count, &trial->y));
-  TOOL_TRY(tool_allocate(tool, "the identity", shape->r * shape->r, &trial->identity));
-  for (size_t j = 0; j < shape->r; j++) trial->identity[j * (shape->r + 1)] = 1;
-  trial->expected = calloc(trial->y_count, sizeof *trial->expected);
-  trial->bound = calloc(trial->y_count, sizeof *trial->bound);
+  TOOL_TRY(draw_matrix(tool, dtype, shape->rows, shape->d_in, 1, &trial->x));
+  TOOL_TRY(draw_matrix(tool, dtype, shape->d_in, shape->r, 2, &trial->a));
+  TOOL_TRY(draw_matrix(tool, dtype, shape->r, shape->d_out, 3, &trial->b));
+  TOOL_TRY(draw_matrix(tool, dtype, shape->rows, shape->d_out, 5, &trial->dy));
+  TOOL_TRY(tool_allocate(tool, "the identity", shape->r * shape->r, &trial->identity.straight));
+  for (size_t j = 0; j < shape->r; j++) trial->identity.straight[j * (shape->r + 1)] = 1;
+  trial->problem = describe(trial);
+  trial->count = trial->problem.rows * trial->problem.d_out;
+  TOOL_TRY(draw(tool, trial->problem.dtype, trial->count, 4, &trial->before));
+  trial->problem.y_before = trial->before;
+  TOOL_TRY(tool_allocate(tool, "an output", trial->count, &trial->after));
+  trial->expected = calloc(trial->count, sizeof *trial->expected);
+  trial->bound = calloc(trial->count, sizeof *trial->bound);
   if (trial->expected != NULL && trial->bound != NULL) return TOOL_OK;
-  return tool_fail(tool, TOOL_FAILURE, "no memory for %zu expected elements", trial->y_count);
+  return tool_fail(tool, TOOL_FAILURE, "no memory for %zu expected elements", trial->count);
 }
 
 static int fill_device(struct tool *tool, struct trial *trial) {
   const struct shape *shape = trial->shape;
   clora_dtype dtype = trial->row->dtype;
-  bool is_forward = trial->row->operation == FORWARD;
   const clora_layer_options options = {
       .dim = shape->d_in,
       .dim_out = shape->d_out,
@@ -203,52 +190,48 @@ static int fill_device(struct tool *tool, struct trial *trial) {
       .mode = CLORA_EXPLICIT_SCALE,
       .scale = SCALE,
       .dtype = dtype,
-      .a_values = trial->a,
-      .b_values = trial->b,
+      .a_values = trial->a.straight,
+      .b_values = trial->b.straight,
   };
   const clora_matrix x = {.rows = shape->rows, .cols = shape->d_in, .dtype = dtype};
-  const clora_matrix y = {.rows = trial->rows,
-                          .cols = shape->d_out,
-                          .dtype = dtype,
-                          .transposed = !is_forward && shape->transposed};
+  const clora_matrix dy = {.rows = shape->rows, .cols = shape->d_out, .dtype = dtype};
+  const clora_matrix out = {.rows = trial->problem.rows,
+                            .cols = trial->problem.d_out,
+                            .dtype = trial->problem.dtype,
+                            .transposed = trial->row->operation == WEIGHT && shape->transposed};
+  const float *before = trial->problem.beta != 0 ? trial->before : NULL;
   TOOL_CLORA(tool, clora_layer_create(trial->session->context, &options, &trial->layer));
-  TOOL_TRY(open_view(tool, trial->session, &x, shape->pad, trial->x, &trial->x_view));
-  return open_view(tool, trial->session, &y, shape->pad, shape->beta != 0 ? trial->y_before : NULL,
-                   &trial->y_view);
+  TOOL_TRY(guard_open(tool, trial->session, &x, shape->pad, trial->x.straight, &trial->x_view));
+  TOOL_TRY(guard_open(tool, trial->session, &dy, shape->pad, trial->dy.straight, &trial->dy_view));
+  return guard_open(tool, trial->session, &out, shape->pad, before, &trial->out_view);
+}
+
+static clora_backward_options gradient_options(const struct trial *trial) {
+  const clora_matrix *out = &trial->out_view.matrix;
+  enum operation operation = trial->row->operation;
+  bool adds = trial->problem.beta != 0;
+  return (clora_backward_options){.dx = operation == DX ? out : NULL,
+                                  .da = operation == DA ? out : NULL,
+                                  .db = operation == DB ? out : NULL,
+                                  .accumulate = adds,
+                                  .accumulate_dx = adds};
 }
 
 static clora_status enqueue(const struct trial *trial, cl_event *done) {
-  const struct shape *shape = trial->shape;
-  if (trial->row->operation == FORWARD) {
-    const clora_forward_options options = {.beta = shape->beta};
-    return clora_enqueue_forward(trial->session->queue, trial->layer, &trial->x_view.matrix,
-                                 &trial->y_view.matrix, &options, 0, NULL, done);
+  const clora_forward_options forward = {.beta = trial->shape->beta};
+  const clora_weight_options weight = {.beta = trial->shape->beta};
+  const clora_backward_options backward = gradient_options(trial);
+  const clora_matrix *x = &trial->x_view.matrix, *out = &trial->out_view.matrix;
+  cl_command_queue queue = trial->session->queue;
+  switch (trial->row->operation) {
+    case FORWARD:
+      return clora_enqueue_forward(queue, trial->layer, x, out, &forward, 0, NULL, done);
+    case WEIGHT:
+      return clora_enqueue_weight(queue, trial->layer, out, &weight, 0, NULL, done);
+    default:
+      return clora_enqueue_backward(queue, trial->layer, x, &trial->dy_view.matrix, &backward, 0,
+                                    NULL, done);
   }
-  const clora_weight_options options = {.beta = shape->beta};
-  return clora_enqueue_weight(trial->session->queue, trial->layer, &trial->y_view.matrix, &options,
-                              0, NULL, done);
-}
-
-/* W = scale * A B is the forward of x = A through the layer of A = identity and B. */
-static int compute_expected(struct tool *tool, const struct trial *trial) {
-  const struct shape *shape = trial->shape;
-  bool is_forward = trial->row->operation == FORWARD;
-  const clora_reference reference = {
-      .rows = trial->rows,
-      .d_in = is_forward ? shape->d_in : shape->r,
-      .r = shape->r,
-      .d_out = shape->d_out,
-      .x = is_forward ? trial->x : trial->a,
-      .a = is_forward ? trial->a : trial->identity,
-      .b = trial->b,
-      .scale = SCALE,
-      .beta = shape->beta,
-      .y_before = trial->y_before,
-      .dtype = trial->row->dtype,
-      .flushes_subnormals = !clora_context_device(trial->session->context)->keeps_subnormals,
-  };
-  TOOL_CLORA(tool, clora_reference_forward(&reference, trial->expected, trial->bound));
-  return TOOL_OK;
 }
 
 static void note_wrong(const struct trial *trial, const char *what) {
@@ -256,19 +239,19 @@ static void note_wrong(const struct trial *trial, const char *what) {
   char reason[REASON_SIZE];
   snprintf(reason, sizeof reason, "%s: rows %zu, d_in %zu, r %zu, d_out %zu, pad %zu, beta %g%s",
            what, shape->rows, shape->d_in, shape->r, shape->d_out, shape->pad, (double)shape->beta,
-           trial->y_view.matrix.transposed ? ", transposed" : "");
+           trial->out_view.matrix.transposed ? ", transposed" : "");
   raise_verdict(trial->row, WRONG, reason);
 }
 
 static void judge(struct trial *trial) {
   struct row *row = trial->row;
-  gather(&trial->y_view, trial->y);
-  double error =
-      clora_reference_error(trial->y_count, trial->y, trial->expected, trial->bound, row->dtype);
+  guard_gather(&trial->out_view, trial->after);
+  double error = clora_reference_error(trial->count, trial->after, trial->expected, trial->bound,
+                                       trial->problem.dtype);
   row->worst = fmax(row->worst, error);
   row->checked++;
   if (row->verdict < RIGHT) row->verdict = RIGHT; /* the reason of what does not fit stays */
-  if (!is_guard_whole(&trial->y_view)) note_wrong(trial, "wrote outside its output");
+  if (!guard_is_whole(&trial->out_view)) note_wrong(trial, "wrote outside its output");
   if (!(error <= 1)) note_wrong(trial, "error beyond the bound");
 }
 
@@ -288,12 +271,18 @@ static bool find_reason(const char *text, const char *variant, const char *word,
 static void explain(const struct trial *trial, char *text, size_t size) {
   const clora_forward_options forward = {.beta = trial->shape->beta};
   const clora_weight_options weight = {.beta = trial->shape->beta};
+  const clora_backward_options backward = gradient_options(trial);
+  const clora_matrix *x = &trial->x_view.matrix, *out = &trial->out_view.matrix;
   text[0] = '\0';
-  if (trial->row->operation == FORWARD) {
-    clora_explain_forward(trial->layer, &trial->x_view.matrix, &trial->y_view.matrix, &forward,
-                          text, size);
-  } else {
-    clora_explain_weight(trial->layer, &trial->y_view.matrix, &weight, text, size);
+  switch (trial->row->operation) {
+    case FORWARD:
+      clora_explain_forward(trial->layer, x, out, &forward, text, size);
+      break;
+    case WEIGHT:
+      clora_explain_weight(trial->layer, out, &weight, text, size);
+      break;
+    default:
+      clora_explain_backward(trial->layer, x, &trial->dy_view.matrix, &backward, text, size);
   }
 }
 
@@ -339,8 +328,8 @@ static int run_trial(struct tool *tool, struct trial *trial) {
     return TOOL_OK;
   }
   TOOL_TRY(tool_wait(tool, operation_names[trial->row->operation], done));
-  TOOL_TRY(read_view(tool, trial->session, &trial->y_view));
-  TOOL_TRY(compute_expected(tool, trial));
+  TOOL_TRY(guard_read(tool, trial->session, &trial->out_view));
+  TOOL_CLORA(tool, clora_reference_forward(&trial->problem, trial->expected, trial->bound));
   judge(trial);
   return TOOL_OK;
 }
@@ -482,9 +471,10 @@ int run_verify(int argc, char **argv) {
   const struct tool_usage usage = {
       .synopsis = "[--device SEL|all] [--variant V]",
       .about =
-          "Runs every variant in every dtype on awkward shapes and compares the results with\n"
-          "the float64 reference and the bound that follows from the arithmetic. What lies\n"
-          "around the output must stay as it was. Exit 4 when anything is wrong.",
+          "Runs every variant in every dtype on awkward shapes (forward, weight and the gradients\n"
+          "of backward) and compares the results with the float64 reference and the bound that\n"
+          "follows from the arithmetic. What lies around the output must stay as it was. Exit 4\n"
+          "when anything is wrong.",
       .examples =
           "  clora verify\n"
           "  clora verify --device all --json\n"

@@ -264,7 +264,7 @@ static void explain_row(clora_context *context, const struct clora__variant *row
   } else {
     append(text, size, "yields: %s", f.modesty);
   }
-  if (row->function != NULL) append(text, size, " [%s]", row->function);
+  if (row->run == NULL) append(text, size, " [%s]", row->function);
 }
 
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
