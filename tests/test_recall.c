@@ -223,6 +223,11 @@ START_TEST(without_a_store_nothing_is_remembered) {
   ck_ok(clora_explain_store(context, text, sizeof text));
   ck_assert_str_eq(text, "store: none: it is switched off\n");
   ck_fails(clora_forget(context), CLORA_IO_FAILURE, "cannot be emptied: it is switched off");
+  ck_fails(clora_check_store(context), CLORA_IO_FAILURE,
+           "the store keeps nothing: it is switched off");
+  clora_context_destroy(context);
+  context = open_context(own("kept"), NULL);
+  ck_ok(clora_check_store(context));
   clora_context_destroy(context);
 }
 END_TEST
