@@ -584,6 +584,22 @@ static const char *edited(const char *before, const char *after) {
   return write_file(own("edited.json"), whole, strlen(whole));
 }
 
+START_TEST(a_file_that_the_store_cannot_hold_is_refused) {
+  static const char head[] =
+      "{\"schema\": \"clora-tuning\", \"version\": 1, \"device\": \"x\", \"tunings\": [{}";
+  static const char entry[] = ",{\"kernel\": \"a text of some length, as entries have\"}";
+  size_t bytes = sizeof head - 1, step = sizeof entry - 1;
+  char *text = malloc(sizeof head + CLORA__ENTRY_LIMIT * sizeof entry);
+  memcpy(text, head, bytes);
+  for (size_t i = 0; i < CLORA__ENTRY_LIMIT; i++, bytes += step) memcpy(text + bytes, entry, step);
+  memcpy(text + bytes, "]}", 2);
+  const char *path = write_file(own("large.json"), text, bytes + 2);
+  free(text);
+  ck_fails(clora_tuning_load(context_of(NULL), path, NULL), CLORA_UNSUPPORTED,
+           "10001 tunings, the store holds 10000 entries");
+}
+END_TEST
+
 /* For what the first one of the golden file is for. */
 #define TWIN                                                                              \
   "{\"kernel\": \"shrink_cpu\", \"in\": \"f32\", \"weight\": \"f32\", \"out\": \"f32\", " \
@@ -660,4 +676,5 @@ DEVICE_TEST_MAIN("tune", intervals_hold_the_truth, classes_round_sizes_up,
                  no_knob_of_a_gpu_changes_a_bit, weight_is_tuned_too, backward_is_tuned_too,
                  tiles_have_to_fit_the_device, the_fastest_right_value_wins,
                  stopping_keeps_what_was_found, two_contexts_tune_at_once,
-                 files_come_and_go_unchanged, absurd_files_are_refused_whole)
+                 files_come_and_go_unchanged, absurd_files_are_refused_whole,
+                 a_file_that_the_store_cannot_hold_is_refused)
