@@ -100,9 +100,12 @@ bool computes(const struct clora__product *product, const char *variant) {
   return false;
 }
 
+bool is_cpu_here(void) {
+  return (clora_context_device(context_of(NULL))->type & CL_DEVICE_TYPE_CPU) != 0;
+}
+
 bool is_odd_here(const char *variant) {
-  bool cpu = (clora_context_device(context_of(NULL))->type & CL_DEVICE_TYPE_CPU) != 0;
-  return cpu && strcmp(variant, "gpu") == 0 && suite_size() < FULL;
+  return is_cpu_here() && strcmp(variant, "gpu") == 0 && suite_size() < FULL;
 }
 
 bool is_refused_here(const char *variant) {

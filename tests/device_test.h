@@ -38,6 +38,8 @@ const char *const *variants_here(void);
 struct clora__product;
 bool computes(const struct clora__product *product, const char *variant);
 
+bool is_cpu_here(void);
+
 /* Whether nobody would choose the variant on this device (`gpu` on a CPU), so that the normal suite
  * runs a part of its cases there: every kernel is compiled for half a second. */
 bool is_odd_here(const char *variant);

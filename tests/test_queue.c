@@ -9,8 +9,7 @@
 
 /* Own variants only: CLBlast may block and keeps the cl_context. */
 static const char *own_variant(void) {
-  bool cpu = (clora_context_device(context_of(NULL))->type & CL_DEVICE_TYPE_CPU) != 0;
-  return cpu && getenv("CLORA_TEST_MAY_REFUSE") == NULL ? "cpu" : "plain";
+  return is_cpu_here() && getenv("CLORA_TEST_MAY_REFUSE") == NULL ? "cpu" : "plain";
 }
 
 static clora_context *own_context(void) {
