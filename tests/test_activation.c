@@ -69,6 +69,40 @@ START_TEST(not_a_number_passes_activations) {
 }
 END_TEST
 
+/* Far out GELU is x or 0 and its gradient 1 or 0: an error of tanh there grows with x. */
+START_TEST(gelu_is_right_far_out) {
+  static const float values[] = {20,   -20,   50,    -50,    1e3f,  -1e3f,
+                                 1e4f, -1e4f, 1e12f, -1e12f, 1e20f, -1e20f};
+  enum { COUNT = sizeof values / sizeof *values };
+  clora_context *context = context_of(NULL);
+  float ones[COUNT];
+  for (size_t n = 0; n < COUNT; n++) ones[n] = 1;
+  struct guarded x = guarded_create(context, 1, COUNT, (struct layout){0}, values);
+  struct guarded dy = guarded_create(context, 1, COUNT, (struct layout){0}, ones);
+  struct guarded y = guarded_create(context, 1, COUNT, (struct layout){0}, NULL);
+  struct guarded dx = guarded_create(context, 1, COUNT, (struct layout){0}, NULL);
+  cl_command_queue queue = ordered_queue(context);
+  ck_ok(clora_enqueue_activation(queue, context, CLORA_GELU_TANH, &x.matrix, &y.matrix, 0, NULL,
+                                 NULL));
+  ck_ok(clora_enqueue_activation_backward(queue, context, CLORA_GELU_TANH, &x.matrix, &dy.matrix,
+                                          &dx.matrix, 0, NULL, NULL));
+  clFinish(queue);
+  float *after = guarded_read(context, &y), *slope = guarded_read(context, &dx);
+  for (size_t n = 0; n < COUNT; n++) {
+    double wanted = values[n] > 0 ? (double)values[n] : 0, error = clora__gamma(6);
+    ck_assert_msg(fabs((double)after[n] - wanted) <= error * wanted, "gelu(%g) is %g",
+                  (double)values[n], (double)after[n]);
+    ck_assert_msg(fabs((double)slope[n] - (values[n] > 0)) <= (values[n] > 0 ? error : 0),
+                  "gelu'(%g) is %g", (double)values[n], (double)slope[n]);
+  }
+  free(after);
+  free(slope);
+  clReleaseCommandQueue(queue);
+  struct guarded *buffers[] = {&x, &dy, &y, &dx};
+  for (size_t i = 0; i < 4; i++) guarded_free(buffers[i]);
+}
+END_TEST
+
 /* The same elements whatever the stride and dtype, about p of them, and other ones in another
  * call. */
 START_TEST(dropout_draws_the_same_everywhere) {
@@ -118,4 +152,4 @@ START_TEST(dropout_draws_the_same_everywhere) {
 END_TEST
 
 DEVICE_TEST_MAIN("activation", activations_in_every_dtype, not_a_number_passes_activations,
-                 dropout_draws_the_same_everywhere)
+                 gelu_is_right_far_out, dropout_draws_the_same_everywhere)

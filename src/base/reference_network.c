@@ -20,18 +20,21 @@ struct clora__reference_value clora__reference_columns(double y, double factor, 
 
 /* Half of 1 + erf or tanh, with the absolute error of that sum. */
 struct gate {
-  double value, error;
+  double value, error, argument; /* of the exponential that tanh is computed by, without its sign */
 };
 
 static struct gate gate_of(double h, clora_activation kind) {
   if (kind == CLORA_GELU_ERF) {
     double e = erf(h * sqrt(0.5));
     /* The argument's two roundings move erf by at most two units of its largest slope times it. */
-    return (struct gate){0.5 * (1 + e), 0.5 * (clora__gamma(32) * fabs(e) + clora__gamma(3))};
+    return (struct gate){0.5 * (1 + e), 0.5 * (clora__gamma(32) * fabs(e) + clora__gamma(3)), 0};
   }
-  double t = tanh(SLOPE * (h + CUBIC * h * h * h));
-  /* The argument's eight roundings count at most half: |z| (1 - tanh^2) < 0.45. */
-  return (struct gate){0.5 * (1 + t), 0.5 * (clora__gamma(10) * fabs(t) + clora__gamma(5))};
+  /* 1 / (1 + e), e = exp(-w): the argument's eight roundings and the exponential's count as much
+   * as e has of 1 + e, then come the sum and the division. */
+  double w = 2 * SLOPE * (h + CUBIC * h * h * h), value = 1 / (1 + exp(-w));
+  double moves = value < 1 ? value * (1 - value) : 0;
+  double error = moves > 0 ? moves * clora__gamma(8 * fabs(w) + 6) : 0;
+  return (struct gate){value, error + clora__gamma(6) * value, fabs(w)};
 }
 
 struct clora__reference_value clora__reference_activation(double h, clora_activation kind) {
@@ -51,11 +54,10 @@ struct clora__reference_value clora__reference_activation_gradient(double h, dou
     curve = h * exp(-0.5 * h * h) / sqrt(2 * 3.14159265358979323846);
     error = clora__gamma(6 + 4 + h * h) * fabs(curve); /* exp, of an argument off by h^2 u */
   } else {
-    double t = 2 * gate.value - 1, inner = SLOPE * (1 + 3 * CUBIC * h * h);
-    curve = 0.5 * h * (1 - t * t) * inner;
-    /* 1 - t^2 is off by what t is, twice, and by its own roundings. */
-    error =
-        0.5 * fabs(h) * inner * (4 * gate.error + clora__gamma(2)) + clora__gamma(9) * fabs(curve);
+    double tail = exp(-gate.argument), inner = SLOPE * (1 + 3 * CUBIC * h * h);
+    curve = 2 * h * (tail / ((1 + tail) * (1 + tail))) * inner;
+    /* The tail is off by its argument and the exponential, the rest by 16 roundings. */
+    error = curve != 0 ? clora__gamma(8 * gate.argument + 22) * fabs(curve) : 0;
   }
   double slope = gate.value + curve;
   return (struct clora__reference_value){
