@@ -319,8 +319,9 @@ clora_status clora_tune_backward(clora_layer *layer, const clora_matrix *x, cons
   clora_status status = plan(&b, true);
   for (int i = 0; i < STEPS && status == CLORA_OK; i++) {
     struct step *s = &b.steps[i];
+    if (!s->wanted) continue;
     size_t bytes = clora__plan_workspace_bytes(b.context, s->product, &s->problem);
-    if (s->wanted) status = clora__tune(b.context, &s->plan, &s->problem, bytes, &tuner);
+    status = clora__tune(b.context, &s->plan, &s->problem, bytes, &tuner);
   }
   if (found != NULL) *found = tuner.found;
   return status;
