@@ -104,6 +104,9 @@ fi
 
 expect 1 train -x x.npy -y y.npy --base w.npy -o run
 says err 'w.npy: W has the shape \[1, 2\]; .* it is \[2, 1\] \(or the other with --transpose\)'
+npy holed.npy '(2, 1)' $nan $one
+expect 1 train -x x.npy -y y.npy --base holed.npy -o run
+says err 'holed.npy: row 0, column 0 is -?nan'
 expect 1 train -x x.npy -y y.npy --base "$base" --layer no -o run
 says err 'base.safetensors has no tensor "no.weight"'
 expect 1 train -x x.npy -y y.npy -o none/run
@@ -246,6 +249,11 @@ says err 'has other values than when whole was written'
 expect 0 train "${small[@]}" --validation 0.2 --patience 2 --checkpoint-every 2 --lr 1e-30 \
   --steps 1000 -o early
 says out '^early +[0-9]+ steps'
+expect 2 train --resume early --steps 1
+says err '--steps is 1, and [0-9]+ are done'
+rm early/adapter_model.safetensors
+expect 1 train --resume early
+says err 'adapter_model.safetensors is missing, which held the best, of step [0-9]+;'
 expect 1 train "${small[@]}" --lr 1e30 --clip 0 --checkpoint-every 1 --steps 9 -o diverged
 says err 'the loss is (inf|-?nan); the first tensor that is not finite is (A|B|scale|t|y)$|is not finite'
 compgen -G 'diverged/step-*/DONE' >/dev/null || fail "no good checkpoint is kept"

@@ -270,10 +270,23 @@ static bool is_patience_over(const struct run *run) {
   return run->request->patience > 0 && run->progress.worse >= run->request->patience;
 }
 
+/* With rows held back the adapter is that of the best step, written when it was: in this process or
+ * in an earlier one. */
+static int check_best(struct tool *tool, const struct run *run) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/adapter_model.safetensors", run->request->output);
+  if (access(path, F_OK) == 0) return TOOL_OK;
+  return tool_fail(tool, TOOL_FAILURE,
+                   "%s is missing, which held the best, of step %" PRIu64 "; step %" PRIu64
+                   " is in the newest checkpoint",
+                   path, run->progress.best_step, run->progress.step);
+}
+
 static int finish(struct tool *tool, struct run *run) {
   const struct train_request *request = run->request;
   bool stopped = run->progress.step < request->steps && !is_patience_over(run);
   if (!stopped && run->data.held == 0) TOOL_TRY(train_adapter_save(tool, request, &run->device));
+  if (!stopped && run->data.held > 0) TOOL_TRY(check_best(tool, run));
   TOOL_TRY(train_report_end(tool, request, &run->device, &run->progress, &run->result,
                             stopped                 ? "stopped"
                             : is_patience_over(run) ? "early"

@@ -253,6 +253,10 @@ int train_checkpoint_find(struct tool *tool, struct train_request *request,
   *state = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
   if (*state == NULL) return tool_fail(tool, TOOL_FAILURE, "%s: %s", path, error.text);
   TOOL_TRY(read_state(tool, path, *state, request, progress));
+  if (steps != 0 && steps < progress->step) {
+    return tool_fail(tool, TOOL_USAGE, "--steps is %" PRIu64 ", and %" PRIu64 " are done", steps,
+                     progress->step);
+  }
   if (steps != 0) request->steps = steps;
   name_step(request, step, "", path, sizeof path);
   TOOL_CLORA(tool, clora_adapter_load(path, adapter));

@@ -218,7 +218,8 @@ static int check_base(struct tool *tool, const struct train_request *request,
     return tool_fail(tool, TOOL_FAILURE, "%s: the bias has %zu values, y has %zu columns",
                      request->base, base->bias.count, data->d_out);
   }
-  return TOOL_OK;
+  if (base->bias.values != NULL) TOOL_TRY(tool_check_finite(tool, "the bias", &base->bias));
+  return tool_check_finite(tool, request->base, &base->w);
 }
 
 enum { CHUNK = 1024 /* rows: enough for a product to be worth its launch */ };

@@ -263,8 +263,9 @@ int train_report_end(struct tool *tool, const struct train_request *request,
   if (tool->json) {
     return print_json(tool, request, device, progress, result, why, info.alpha, report);
   }
-  printf("%-9s %" PRIu64 " steps, loss %.6g, alpha %.6g", why, progress->step, progress->loss,
-         info.alpha);
+  printf("%-9s %" PRIu64 " steps, ", why, progress->step);
+  if (isfinite(progress->loss)) printf("loss %.6g, ", progress->loss); /* not before the first */
+  printf("alpha %.6g", info.alpha);
   if (result->skipped > 0) printf(", %" PRIu64 " steps skipped", result->skipped);
   if (isfinite(progress->best)) {
     printf("\nbest      validation %.6g at step %" PRIu64, progress->best, progress->best_step);
