@@ -567,12 +567,15 @@ typedef struct clora_adapter_layer {
 } clora_adapter_layer;
 
 /* A tensor that belongs to no layer: one of the base that was trained whole (modules_to_save, the
- * biases of "bias": "all"). It is carried along to files of the same format, byte for byte. */
+ * biases of "bias": "all"), or the base's own under an adapted layer, as PEFT saves an adapted
+ * embedding's. It is carried along to files of the same format, byte for byte. */
 typedef struct clora_adapter_tensor {
-  const char *name;  /* the base's tensor that it replaces: "score.weight"; owned by the adapter */
+  const char *name;  /* the base's, which it replaces: "score.weight"; owned by the adapter */
   const char *dtype; /* as safetensors spells it: "F32" */
   size_t rank, shape[8];
   size_t bytes;
+  bool is_base_copy; /* it is the base's, not trained: it replaces nothing, and sums and formats
+                        that have no place for it leave it out */
 } clora_adapter_tensor;
 
 typedef struct clora_load_options {
@@ -824,8 +827,10 @@ typedef struct clora_match {
   const char *name;   /* the layer's or the carried tensor's; owned by the adapter */
   const char *tensor; /* the base's, and the file it lies in; owned by the base; may be NULL */
   const char *path;
-  bool weight_fits; /* the tensor is the layer's weight, also where its bias has no place */
-  char reason[512]; /* of what is not applied */
+  bool weight_fits;  /* the tensor is the layer's weight, also where its bias has no place */
+  bool is_base_copy; /* it is the base's own (clora_adapter_tensor), and no tensor is changed: a
+                        merge takes the base's */
+  char reason[512];  /* of what is not applied */
 } clora_match;
 
 /* Where layer `index` belongs in the base; beyond clora_adapter_count() come the tensors that are

@@ -73,7 +73,8 @@ clora_status clora_base_match(const clora_base *base, const clora_adapter *adapt
         "index is %zu, the adapter has %zu layers and tensors", index, count);
   struct clora__match found;
   clora__match(&adapter->host, &base->files, index, &found);
-  *match = (clora_match){.kind = found.kind, .weight_fits = found.weight_fits};
+  *match = (clora_match){
+      .kind = found.kind, .weight_fits = found.weight_fits, .is_base_copy = found.is_base_copy};
   match->name = index < adapter->host.count
                     ? adapter->host.items[index].about.name
                     : adapter->host.tensors[index - adapter->host.count].about.name;

@@ -125,11 +125,13 @@ static bool is_same(const struct clora__host_tensor *one, const struct clora__ho
 }
 
 /* A tensor trained whole is carried along as it is. That is the sum where its copies are the same
- * and their weights add up to 1: what was learned, the difference from the base's, is not known. */
+ * and their weights add up to 1: what was learned, the difference from the base's, is not known. A
+ * copy of the base's is no part of a sum. */
 static clora_status add_tensor(const clora_combine_part *parts, size_t count,
                                const struct clora__host_tensor *tensor, clora_adapter *sum) {
   const char *name = tensor->about.name;
   double weight = 0;
+  if (tensor->about.is_base_copy) return CLORA_OK;
   for (size_t n = 0; n < count; n++) {
     const struct clora__host_tensor *other = find_tensor(parts[n].adapter, name);
     if (other == NULL || parts[n].weight == 0) continue;

@@ -118,6 +118,28 @@ expect 0 init --dim 3 --dim-out 2 --init lora -o zero
 expect 0 inspect zero
 says out ', B is zero: it does nothing$'
 
+# An adapter that brings a copy of the base's own weight along, and its base, of 1 x 1.
+entry() { printf '"%s":{"dtype":"F32","shape":[1,1],"data_offsets":[%d,%d]}' "$1" "$2" $(($2 + 4)); }
+safetensors() { # HEADER BYTES
+  printf "\\$(printf %o $((${#1} % 256)))\\$(printf %o $((${#1} / 256)))\\0\\0\\0\\0\\0\\0%s" "$1"
+  head -c "$2" /dev/zero
+}
+mkdir copied
+echo '{"peft_type": "LORA", "r": 1, "lora_alpha": 1}' >copied/adapter_config.json
+q=base_model.model.m.q
+safetensors "{$(entry $q.base_layer.weight 0),$(entry $q.lora_A.weight 4),$(entry $q.lora_B.weight 8)}" \
+  12 >copied/adapter_model.safetensors
+safetensors "{$(entry m.q.weight 0)}" 4 >one.safetensors
+expect 0 inspect copied
+says out "^carried along: m.q.weight F32 \[1, 1\], the base's own, unchanged$"
+expect 0 match copied one.safetensors
+says out "^base's   m.q.weight: a copy of the base's own" '^1 applied, 0 unused, 0 misfit$'
+expect 0 merge copied one.safetensors -o merged-one.safetensors
+expect 0 convert copied -o copied.gguf --keep-names
+says err "left out the copy of the base's own m.q.weight$"
+expect 0 combine copied=0.5 copied=0.7 -o sum-of-copied
+says err "left out the copy of the base's own m.q.weight$"
+
 expect 2 match "$formats/dora"
 says err 'BASE is missing'
 expect 0 match "$formats/dora" "$formats/dora/base.safetensors"
@@ -189,7 +211,7 @@ says err 'the weight is not a finite number'
 expect 0 combine "$sums/a=0.7" "$sums/b=1.6" -o sum
 says out '^1 layer$' '^wrote     sum$'
 expect 0 combine "$formats/plain=0.5" "$formats/modules_to_save" -o kept
-says out '^kept      2 tensors trained whole, as they are$'
+says out '^kept      2 tensors of the base, as they are$'
 expect 1 combine "$formats/plain" "$formats/modules_to_save=0.5" -o no
 says err '"score.bias" was trained whole, and its weight is 0.5'
 absent no

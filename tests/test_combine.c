@@ -173,6 +173,12 @@ START_TEST(weighs_no_module_trained_whole) {
     }
     clora_adapter_destroy(sum);
   }
+  for (size_t i = 0; i < 2; i++) whole->host.tensors[i].about.is_base_copy = true;
+  const clora_combine_part copies[] = {{plain, 0.5}, {whole, 0.7}};
+  ck_ok(clora_adapter_combine(copies, 2, &sum));
+  ck_assert_uint_eq(sum->host.tensor_count, 0); /* the base's own: no part of a sum */
+  clora_adapter_destroy(sum);
+  for (size_t i = 0; i < 2; i++) whole->host.tensors[i].about.is_base_copy = false;
   again->host.tensors[0].data[0] ^= 1;
   const clora_combine_part unlike[] = {{whole, 0.5}, {again, 0.5}};
   ck_fails(clora_adapter_combine(unlike, 2, &sum), CLORA_UNSUPPORTED,

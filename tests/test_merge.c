@@ -260,6 +260,23 @@ START_TEST(writes_tensors_trained_whole_instead) {
 }
 END_TEST
 
+/* A copy of the base's own that the adapter brings along changes nothing. */
+START_TEST(leaves_copies_of_the_base_out) {
+  struct clora__host_adapter adapter;
+  clora_merge_report report;
+  make_adapter(&adapter, 1);
+  write_base(own("base.safetensors"), names, f32, shapes, 3, 1);
+  ck_ok(merge_into(&adapter, own("base.safetensors"), own("without.safetensors"), NULL));
+  ck_ok(carry(&adapter, "m.q.weight", "F32", 1, 5));
+  ck_ok(carry(&adapter, "m.q.bias", "F32", 1, 2));
+  adapter.tensors[0].about.is_base_copy = adapter.tensors[1].about.is_base_copy = true;
+  ck_ok(merge_into(&adapter, own("base.safetensors"), own("with.safetensors"), &report));
+  ck_assert_uint_eq(report.replaced, 0);
+  ck_same_files(own("without.safetensors"), own("with.safetensors"));
+  clora__host_free(&adapter);
+}
+END_TEST
+
 /* scale * B's bias is added to the base's, once rounded; without one there is no place for it. */
 START_TEST(adds_a_bias_of_b) {
   struct clora__host_adapter adapter = {0};
@@ -315,4 +332,5 @@ END_TEST
 
 TEST_MAIN("merge", merges_with_one_rounding, merges_into_a_transposed_base_as_peft_does,
           merged_gives_what_unmerged_gave, tells_what_rounding_undid, tells_what_is_not_finite,
-          writes_tensors_trained_whole_instead, adds_a_bias_of_b, refuses_what_a_bias_cannot_hold)
+          writes_tensors_trained_whole_instead, leaves_copies_of_the_base_out, adds_a_bias_of_b,
+          refuses_what_a_bias_cannot_hold)

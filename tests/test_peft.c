@@ -287,6 +287,45 @@ END_TEST
 #define A "base_model.model.m.q.lora_A.weight"
 #define B "base_model.model.m.q.lora_B.weight"
 
+/* Under an adapted layer PEFT keeps the base's own tensors as base_layer's, and saves an adapted
+ * embedding's (peft/utils/save_and_load.py): a copy, unless "bias" says that biases were trained.
+ * It is carried along, and formats that have no place for it leave it out. */
+START_TEST(knows_the_copies_of_the_base_s_own) {
+  static const char *const configs[] = {"{}", "{\"bias\": \"all\"}"};
+  static const char *const others[] = {"copy.gguf", "copy.safetensors"};
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F32", "[4,3]", "[0,48]") "," ENTRY(B, "F32", "[3,4]", "[48,96]") "," ENTRY(
+          "base_model.model.m.q.base_layer.bias", "F32", "[3]",
+          "[96,108]") "," ENTRY("base_model.model.m.q.base_layer.weight", "F32", "[3,3]",
+                                "[108,144]") "}",
+      144);
+  for (size_t n = 0; n < 2; n++) {
+    struct clora__host_adapter adapter, again = {0};
+    make_config(configs[n]);
+    ck_ok(load_own(&adapter));
+    ck_ok(clora__format_save(own("again"), NULL, &adapter));
+    ck_ok(load(own("again"), &again));
+    const struct clora__host_adapter *both[] = {&adapter, &again};
+    for (size_t i = 0; i < 2; i++) {
+      const struct clora__host_adapter *one = both[i];
+      ck_assert_uint_eq(one->tensor_count, 2);
+      ck_assert_str_eq(one->tensors[0].about.name, "m.q.bias");
+      ck_assert_str_eq(one->tensors[1].about.name, "m.q.weight");
+      ck_assert(one->tensors[0].about.is_base_copy == (n == 0));
+      ck_assert(one->tensors[1].about.is_base_copy);
+    }
+    for (size_t i = 0; i < 2; i++) {
+      clora_status status = clora__format_save(own(others[i]), NULL, &adapter);
+      if (n == 0) ck_ok(status);
+      if (n == 1) ck_fails(status, CLORA_UNSUPPORTED, "\"m.q.bias\" among them");
+    }
+    clora__host_free(&adapter);
+    clora__host_free(&again);
+  }
+}
+END_TEST
+
 START_TEST(refuses_tensors) {
   static const struct {
     const char *header;
@@ -523,7 +562,7 @@ END_TEST
 
 TEST_MAIN("peft", agrees_with_peft, refuses_what_is_wrong_on_the_stock_base_and_pickles,
           takes_one_of_several_adapters_in_a_file, carries_modules_to_save,
-          accepts_harmless_configs, refuses_configs, refuses_config_files, refuses_tensors,
-          refuses_values_that_are_not_finite, mixes_dtypes_in_f32, matches_patterns_as_python_does,
-          takes_the_first_pattern_in_the_file, defaults_are_peft_s, refuses_missing_files,
-          refuses_every_other_length)
+          accepts_harmless_configs, refuses_configs, refuses_config_files,
+          knows_the_copies_of_the_base_s_own, refuses_tensors, refuses_values_that_are_not_finite,
+          mixes_dtypes_in_f32, matches_patterns_as_python_does, takes_the_first_pattern_in_the_file,
+          defaults_are_peft_s, refuses_missing_files, refuses_every_other_length)

@@ -26,7 +26,7 @@ static int open_part(struct tool *tool, const char *text, clora_combine_part *pa
   clora_adapter *adapter = NULL;
   TOOL_TRY(tool_adapter_open(tool, path, &adapter));
   part->adapter = adapter;
-  return TOOL_OK;
+  return tool_tell_left_out(tool, path, adapter);
 }
 
 static int combine(struct tool *tool, const struct tool_ranks *request,

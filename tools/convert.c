@@ -128,6 +128,7 @@ static int write_adapter(struct tool *tool, const struct request *request, clora
                                    .q8_0 = request->dtype == Q8_0,
                                    .fold = request->fold};
   TOOL_CLORA(tool, clora_adapter_save_with(adapter, request->output, &save));
+  if (strcmp(to, "peft") != 0) TOOL_TRY(tool_tell_left_out(tool, request->adapter, adapter));
   return print_result(tool, request, from, to, adapter, changed);
 }
 

@@ -86,8 +86,8 @@ static json_t *describe_tensor(const clora_adapter_tensor *tensor) {
   for (size_t n = 0; n < tensor->rank; n++) {
     json_array_append_new(shape, tool_json_number(tensor->shape[n]));
   }
-  return json_pack("{so, ss, so}", "name", tool_json_text(tensor->name), "dtype", tensor->dtype,
-                   "shape", shape);
+  return json_pack("{so, ss, so, sb}", "name", tool_json_text(tensor->name), "dtype", tensor->dtype,
+                   "shape", shape, "is_base_copy", tensor->is_base_copy);
 }
 
 static int print_json(struct tool *tool, const char *path, const clora_adapter *adapter) {
@@ -148,7 +148,8 @@ static int print_others(struct tool *tool, const clora_adapter *adapter) {
     tool_put(stdout, tensor.name);
     printf(" %s [", tensor.dtype);
     for (size_t n = 0; n < tensor.rank; n++) printf("%s%zu", n > 0 ? ", " : "", tensor.shape[n]);
-    printf("], trained whole: it replaces the base's\n");
+    printf(tensor.is_base_copy ? "], the base's own, unchanged\n"
+                               : "], trained whole: it replaces the base's\n");
   }
   if (changed == NULL) return TOOL_OK;
   printf("right only over the base that its initialisation changed: ");

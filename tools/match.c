@@ -13,7 +13,8 @@ static const char *name_kind(clora_match_kind kind) {
 static json_t *describe(const clora_match *match) {
   json_t *object = json_object();
   json_object_set_new(object, "name", tool_json_text(match->name));
-  json_object_set_new(object, "match", json_string(name_kind(match->kind)));
+  json_object_set_new(object, "match",
+                      json_string(match->is_base_copy ? "base's" : name_kind(match->kind)));
   if (match->tensor) json_object_set_new(object, "tensor", tool_json_text(match->tensor));
   if (match->path) json_object_set_new(object, "file", tool_json_text(match->path));
   if (match->reason[0]) json_object_set_new(object, "reason", tool_json_text(match->reason));
@@ -21,8 +22,12 @@ static json_t *describe(const clora_match *match) {
 }
 
 static void print_match(const clora_match *match) {
-  printf("%-7s  ", name_kind(match->kind));
+  printf("%-7s  ", match->is_base_copy ? "base's" : name_kind(match->kind));
   tool_put(stdout, match->name);
+  if (match->is_base_copy) {
+    printf(": a copy of the base's own, which changes nothing\n");
+    return;
+  }
   printf(match->kind == CLORA_APPLIED ? " -> " : ": ");
   tool_put(stdout, match->kind == CLORA_APPLIED ? match->tensor : match->reason);
   putchar('\n');
@@ -35,7 +40,7 @@ static int match_all(struct tool *tool, const clora_base *base, const clora_adap
   for (size_t n = 0; n < count; n++) {
     clora_match match;
     TOOL_CLORA(tool, clora_base_match(base, adapter, n, &match));
-    counts[match.kind]++;
+    if (!match.is_base_copy) counts[match.kind]++;
     if (tool->json) {
       json_array_append_new(list, describe(&match));
     } else {

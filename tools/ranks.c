@@ -51,7 +51,7 @@ int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
            report->skipped);
   }
   if (tensors > 0) {
-    printf("\nkept      %zu tensor%s trained whole, as %s", tensors, tensors == 1 ? "" : "s",
+    printf("\nkept      %zu tensor%s of the base, as %s", tensors, tensors == 1 ? "" : "s",
            tensors == 1 ? "it is" : "they are");
   }
   printf("\nwrote     ");

@@ -170,6 +170,18 @@ int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapt
   return TOOL_OK;
 }
 
+int tool_tell_left_out(struct tool *tool, const char *path, const clora_adapter *adapter) {
+  for (size_t n = 0; n < clora_adapter_tensor_count(adapter); n++) {
+    clora_adapter_tensor tensor;
+    TOOL_CLORA(tool, clora_adapter_describe_tensor(adapter, n, &tensor));
+    if (!tensor.is_base_copy) continue;
+    fprintf(stderr, "clora %s: %s: left out the copy of the base's own ", tool->command, path);
+    tool_put(stderr, tensor.name);
+    fputc('\n', stderr);
+  }
+  return TOOL_OK;
+}
+
 /* The library cannot know how a layer is chosen here. */
 static int refuse_many(struct tool *tool, const char *path, const clora_adapter *adapter) {
   char names[2048] = "";

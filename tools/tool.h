@@ -153,6 +153,9 @@ int tool_print_json(struct tool *tool, json_t *object);
 /* As the options of the command say. */
 int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapter);
 
+/* Says which copies of the base's tensors do not come along, on stderr. */
+int tool_tell_left_out(struct tool *tool, const char *path, const clora_adapter *adapter);
+
 struct tool_layer {
   clora_adapter *adapter;
   size_t index;

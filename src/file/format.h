@@ -55,8 +55,8 @@ clora_dtype clora__common_dtype(clora_dtype a, clora_dtype b);
 /* Checks what every format's layer must be: sizes, rank, and a scale that is not absurd. */
 clora_status clora__host_check(const char *path, const clora_adapter_layer *about);
 
-/* Checks that the layers are A, B and a scale and that no tensors are carried along, for formats
- * that have no place for anything else; "kohya's" names them. */
+/* Checks that the layers are A, B and a scale and that no trained tensors are carried along, for
+ * formats that have no place for anything else; "kohya's" names them. */
 clora_status clora__host_check_plain(const char *path, const char *whose,
                                      const struct clora__host_adapter *adapter);
 

@@ -124,10 +124,13 @@ clora_status clora__host_check(const char *path, const clora_adapter_layer *abou
 
 clora_status clora__host_check_plain(const char *path, const char *whose,
                                      const struct clora__host_adapter *adapter) {
-  CHECK(adapter->tensor_count == 0, CLORA_UNSUPPORTED,
-        "%s: the adapter carries %zu tensors of the base, \"%s\" among them, which %s format has "
-        "no place for",
-        path, adapter->tensor_count, QUOTE(adapter->tensors[0].about.name), whose);
+  for (size_t n = 0; n < adapter->tensor_count; n++) {
+    const clora_adapter_tensor *about = &adapter->tensors[n].about;
+    CHECK(about->is_base_copy, CLORA_UNSUPPORTED,
+          "%s: the adapter carries %zu tensors of the base, \"%s\" among them, which %s format has "
+          "no place for",
+          path, adapter->tensor_count, QUOTE(about->name), whose);
+  }
   CHECK(adapter->changed_base == NULL, CLORA_UNSUPPORTED,
         "%s: the adapter is right only over the base that \"%s\" changed, which %s format cannot "
         "say",

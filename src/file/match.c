@@ -176,9 +176,12 @@ static void match_layer(const struct clora__base *base, const clora_adapter_laye
   if (match->weight_fits && about->has_bias) match_bias(base, about, match);
 }
 
-/* A tensor that was trained whole replaces the base's of its name. */
+/* A tensor that was trained whole replaces the base's of its name; a copy of the base's does not.
+ */
 static void match_carried(const struct clora__base *base, const clora_adapter_tensor *about,
                           struct clora__match *match) {
+  match->is_base_copy = about->is_base_copy;
+  if (match->is_base_copy) return;
   match->tensor = find_tensor(base, about->name, NULL, match);
   if (match->tensor == NULL) return;
   const struct clora__tensor *tensor = match->tensor->tensor;

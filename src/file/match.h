@@ -11,6 +11,7 @@ struct clora__match {
   const struct clora__base_tensor *tensor; /* the base's; NULL when none was found */
   const struct clora__base_tensor *bias;   /* of a layer with a bias of B */
   bool weight_fits;                        /* also where the bias has no place */
+  bool is_base_copy;                       /* nothing is to be done, and `tensor` is NULL */
   char reason[512];                        /* of what is not applied */
 };
 

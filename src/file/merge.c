@@ -70,7 +70,7 @@ static clora_status plan(struct merge *merge) {
     clora__match(merge->adapter, merge->base, n, &match);
     CHECK(match.kind == CLORA_APPLIED, CLORA_UNSUPPORTED, "layer \"%s\" cannot be merged: %s",
           QUOTE(name), match.reason);
-    add_change(merge, &match, n);
+    if (!match.is_base_copy) add_change(merge, &match, n);
   }
   qsort(merge->changes, merge->change_count, sizeof *merge->changes, compare_changes);
   for (size_t n = 1; n < merge->change_count; n++) {

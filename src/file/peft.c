@@ -18,6 +18,7 @@
 #include "file/values.h"
 
 #define PICKLE_FILE "adapter_model.bin"
+#define BASE_LAYER ".base_layer."
 
 struct peft {
   char *config_path, *tensor_path, *pickle_path;
@@ -38,18 +39,24 @@ static bool has_component(const char *name, const char *module) {
   return false;
 }
 
+/* Whether this is one of the base's biases, and the config says that they were trained. */
+static bool is_trained_bias(const struct peft *peft, const char *name) {
+  const char *bias = json_string_value(json_object_get(peft->config.json, "bias"));
+  size_t length = strlen(name);
+  bool is_bias = length > 5 && strcmp(name + length - 5, ".bias") == 0;
+  return is_bias && bias != NULL && strcmp(bias, "none") != 0;
+}
+
 /* Whether the config says that this tensor of the base is in the file. An adapted embedding brings
  * its base along. */
 static bool is_explained(const struct peft *peft, const char *name) {
   const json_t *modules = json_object_get(peft->config.json, "modules_to_save"), *module;
-  const char *bias = json_string_value(json_object_get(peft->config.json, "bias"));
-  size_t index, length = strlen(name);
-  bool is_bias = length > 5 && strcmp(name + length - 5, ".bias") == 0;
+  size_t index;
   json_array_foreach((json_t *)modules, index, module) {
     if (json_is_string(module) && has_component(name, json_string_value(module))) return true;
   }
-  if (is_bias && bias != NULL && strcmp(bias, "none") != 0) return true;
-  return strstr(name, ".base_layer.") != NULL || has_component(name, "embed_tokens") ||
+  if (is_trained_bias(peft, name)) return true;
+  return strstr(name, BASE_LAYER) != NULL || has_component(name, "embed_tokens") ||
          has_component(name, "lm_head");
 }
 
@@ -92,14 +99,17 @@ static clora_status carry(const struct peft *peft, const struct clora__tensor *t
   snprintf(name, sizeof name, "%s", tensor->name + prefix);
   if (strstr(name, ".original_module.") != NULL) return CLORA_OK; /* the base's own, unchanged */
   if (!cut(peft, name, ".modules_to_save.", true)) return CLORA_OK;
-  cut(peft, name, ".base_layer.", false);
+  bool is_base_copy = strstr(name, BASE_LAYER) != NULL && !is_trained_bias(peft, name);
+  cut(peft, name, BASE_LAYER, false);
   char plain[sizeof name + sizeof CLORA__PEFT_PREFIX];
   snprintf(plain, sizeof plain, CLORA__PEFT_PREFIX "%s", name);
   const struct clora__tensor *other = clora__safetensors_find(&peft->tensors, plain);
   CHECK(other == NULL || other == tensor, CLORA_BAD_FILE,
         "%s: tensors \"%s\" and \"%s\" replace the same one of the base", peft->tensor_path,
         QUOTE(tensor->name), QUOTE(plain));
-  return clora__carry_tensor(&peft->tensors, tensor, name, peft->adapter);
+  TRY(clora__carry_tensor(&peft->tensors, tensor, name, peft->adapter));
+  peft->adapter->tensors[peft->adapter->tensor_count - 1].about.is_base_copy = is_base_copy;
+  return CLORA_OK;
 }
 
 /* ---- layers ---- */

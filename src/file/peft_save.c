@@ -193,7 +193,8 @@ static clora_status add_layer(struct writing *writing, const struct clora__host_
 /* Under an adapted module the base's own tensors are called base_layer's. */
 static clora_status add_carried(const struct clora__host_adapter *adapter, struct writing *writing,
                                 const struct clora__host_tensor *tensor) {
-  const char *name = tensor->about.name, *dot = strrchr(name, '.'), *inner = "";
+  const char *name = tensor->about.name, *dot = strrchr(name, '.');
+  const char *inner = tensor->about.is_base_copy ? ".base_layer" : "";
   size_t module = dot != NULL ? (size_t)(dot - name) : 0;
   for (size_t n = 0; n < adapter->count; n++) {
     const char *layer = adapter->items[n].about.name;
