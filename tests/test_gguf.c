@@ -173,6 +173,8 @@ START_TEST(refuses_to_save_what_the_format_has_no_place_for) {
       {FORMATS "lora_bias", "has a bias of B, which GGUF's format has no place for"},
       {FORMATS "modules_to_save", "carries 2 tensors of the base, \"score.bias\" among them"},
       {FORMATS "embedding", "has \"token_embd\" alone for the embedding"},
+      {FORMATS "fan_in_fan_out",
+       "has a transposed base (fan_in_fan_out), which GGUF's format cannot say"},
   };
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     struct clora__host_adapter adapter = {0};

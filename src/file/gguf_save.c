@@ -262,9 +262,13 @@ clora_status clora__gguf_save(const char *path, const clora_save_options *option
                               const struct clora__host_adapter *adapter) {
   TRY(clora__host_check_plain(path, "GGUF's", adapter));
   for (size_t n = 0; n < adapter->count; n++) {
-    CHECK(adapter->items[n].about.kind != CLORA_POINTWISE, CLORA_UNSUPPORTED,
+    const clora_adapter_layer *about = &adapter->items[n].about;
+    CHECK(about->kind != CLORA_POINTWISE, CLORA_UNSUPPORTED,
           "%s: layer \"%s\" is a convolution, which GGUF adapters do not have", path,
-          QUOTE(adapter->items[n].about.name));
+          QUOTE(about->name));
+    CHECK(about->kind == CLORA_EMBEDDING || !about->base_transposed, CLORA_UNSUPPORTED,
+          "%s: layer \"%s\" has a transposed base (fan_in_fan_out), which GGUF's format cannot say",
+          path, QUOTE(about->name));
   }
   struct half *halves;
   struct clora__output output = {0};
