@@ -819,7 +819,8 @@ CLORA_API bool clora_base_has(const clora_base *base, const char *name);
 typedef enum clora_match_kind {
   CLORA_APPLIED, /* the base has its tensor, and it fits */
   CLORA_UNUSED,  /* the base has no such tensor, or several */
-  CLORA_MISFIT   /* the base's tensor has another shape, or a dtype that cannot be merged into */
+  CLORA_MISFIT   /* the base's tensor has another shape, a dtype that cannot be merged into, or
+                    takes another layer or tensor of the adapter too */
 } clora_match_kind;
 
 typedef struct clora_match {

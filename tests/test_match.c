@@ -80,4 +80,74 @@ START_TEST(matches_kohya_names) {
 }
 END_TEST
 
-TEST_MAIN("match", refuses_what_does_not_fit, matches_kohya_names)
+static void add_layer(struct clora__host_adapter *adapter, const char *name, bool has_bias) {
+  struct clora__host_layer *layer;
+  ck_ok(clora__host_add(adapter,
+                        &(clora_adapter_layer){.name = name,
+                                               .d_in = 3,
+                                               .d_out = 2,
+                                               .r = 1,
+                                               .alpha = 1,
+                                               .scale = 1,
+                                               .has_bias = has_bias},
+                        &layer));
+}
+
+static void add_tensor(struct clora__host_adapter *adapter, const char *name) {
+  unsigned char *data;
+  ck_ok(clora__host_add_tensor(
+      adapter,
+      &(clora_adapter_tensor){.name = name, .dtype = "F32", .rank = 1, .shape = {2}, .bytes = 8},
+      &data));
+}
+
+/* What match calls applied, merge merges: of two for one tensor of the base it can do neither. */
+START_TEST(tells_of_two_for_one_tensor) {
+  static const struct {
+    const char *one, *other, *tensor; /* two layers, or a layer with a bias of B and a tensor */
+    const char *shared;               /* the base's; NULL: there is none */
+  } rows[] = {
+      {"m.q", "model.m.q", NULL, "model.m.q.weight"},
+      {"m.q", "q", NULL, "model.m.q.weight"},
+      {"lora_te_model_m_q", "lora_unet_model_m_q", NULL, "model.m.q.weight"},
+      {"lora_te_model_m_q", "m.q", NULL, "model.m.q.weight"},
+      {"m.q", NULL, "model.m.q.bias", "model.m.q.bias"},
+      {"m.q", "m.k", NULL, NULL},
+      {"m.q", NULL, "m.k.bias", NULL},
+  };
+  const char *path =
+      write_safetensors(own("base.safetensors"),
+                        "{" ENTRY("model.m.k.bias", "F32", "[2]", "[0,8]") "," ENTRY(
+                            "model.m.k.weight", "F32", "[2,3]",
+                            "[8,32]") "," ENTRY("model.m.q.bias", "F32", "[2]",
+                                                "[32,40]") "," ENTRY("model.m.q.weight", "F32",
+                                                                     "[2,3]", "[40,64]") "}",
+                        64);
+  struct clora__base base;
+  ck_ok(clora__base_open(&path, 1, &base));
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    struct clora__host_adapter adapter = {0};
+    add_layer(&adapter, rows[n].one, rows[n].other == NULL);
+    if (rows[n].other != NULL) add_layer(&adapter, rows[n].other, false);
+    if (rows[n].tensor != NULL) add_tensor(&adapter, rows[n].tensor);
+    for (size_t i = 0; i < 2; i++) {
+      struct clora__match match;
+      char words[128] = "";
+      clora__match(&adapter, &base, i, &match);
+      if (rows[n].shared != NULL) {
+        const char *first = rows[n].one, *second = rows[n].other ? rows[n].other : rows[n].tensor;
+        snprintf(words, sizeof words, "\"%s\" of the adapter belongs to the base's \"%s\" too",
+                 i == 0 ? second : first, rows[n].shared);
+      }
+      ck_assert_str_eq(match.reason, words);
+      ck_assert_int_eq(match.kind, rows[n].shared != NULL ? CLORA_MISFIT : CLORA_APPLIED);
+    }
+    clora_status status = clora__merge(&adapter, &base, own("out.safetensors"), NULL, NULL);
+    ck_assert_int_eq(status, rows[n].shared != NULL ? CLORA_UNSUPPORTED : CLORA_OK);
+    clora__host_free(&adapter);
+  }
+  clora__base_close(&base);
+}
+END_TEST
+
+TEST_MAIN("match", refuses_what_does_not_fit, matches_kohya_names, tells_of_two_for_one_tensor)

@@ -66,9 +66,9 @@ int run_match(int argc, char **argv) {
       .synopsis = "ADAPTER BASE... [options]",
       .about =
           "Lists which layers of an adapter a base model has (applied), which not (unused), and\n"
-          "which have another shape or a dtype that nothing can be merged into (misfit). Exit "
-          "code\n"
-          "1 unless all are applied. BASE is .safetensors files, an index, or a folder.",
+          "which have another shape, a dtype that nothing can be merged into, or a place that is\n"
+          "another's too (misfit). Exit code 1 unless all are applied. BASE is .safetensors files, "
+          "an index, or a folder.",
       .examples =
           "  clora match adapter model.safetensors\n"
           "  clora match adapter model.safetensors.index.json --json\n",

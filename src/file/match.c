@@ -34,13 +34,12 @@ static bool has_number(const char *text, size_t length) {
   return false;
 }
 
-/* Whether the longer of the two ends with the shorter, at the beginning of a component, and what it
- * has more is not one of many alike. */
-static bool is_suffix(const char *one, const char *other) {
-  size_t length = strlen(one), end = strlen(other);
+/* Whether the longer of the two names ends with the shorter, at the beginning of a component, and
+ * what it has more is not one of many alike. */
+static bool is_suffix(const char *one, size_t length, const char *other, size_t end) {
   const char *longer = length >= end ? one : other, *shorter = length >= end ? other : one;
   size_t more = length >= end ? length - end : end - length;
-  return strcmp(longer + more, shorter) == 0 &&
+  return memcmp(longer + more, shorter, length >= end ? end : length) == 0 &&
          (more == 0 || (longer[more - 1] == '.' && !has_number(longer, more)));
 }
 
@@ -55,15 +54,25 @@ static const char *skip_prefix(const char *name) {
   return NULL;
 }
 
-static bool is_kohya_name(const char *kohya, const char *tensor) {
+/* Whether a kohya name is that of the module, the first `length` bytes of a tensor's name. */
+static bool is_kohya_name(const char *kohya, const char *module, size_t length) {
   const char *name = skip_prefix(kohya);
-  size_t length = strlen(tensor), end = strlen(WEIGHT);
-  if (name == NULL || length <= end || strcmp(tensor + length - end, WEIGHT) != 0) return false;
-  if (strlen(name) != length - end) return false;
-  for (size_t n = 0; n < length - end; n++) {
-    if ((tensor[n] == '.' ? '_' : tensor[n]) != name[n]) return false;
+  if (name == NULL || strlen(name) != length) return false;
+  for (size_t n = 0; n < length; n++) {
+    if ((module[n] == '.' ? '_' : module[n]) != name[n]) return false;
   }
   return true;
+}
+
+/* The bytes of a tensor's name before its last component, which are its module's. */
+static size_t module_length(const char *tensor) {
+  const char *dot = strrchr(tensor, '.');
+  return dot != NULL ? (size_t)(dot - tensor) : 0;
+}
+
+static bool is_kohya_weight(const char *kohya, const char *tensor) {
+  size_t length = module_length(tensor);
+  return length > 0 && strcmp(tensor + length, WEIGHT) == 0 && is_kohya_name(kohya, tensor, length);
 }
 
 /* The one tensor that `name` (with .weight) or the kohya name fits. */
@@ -74,7 +83,8 @@ static const struct clora__base_tensor *find_tensor(const struct clora__base *ba
   if (found != NULL) return found;
   for (size_t n = 0; n < base->count; n++) {
     const char *tensor = base->tensors[n].tensor->name;
-    bool fits = is_suffix(name, tensor) || (kohya != NULL && is_kohya_name(kohya, tensor));
+    bool fits = is_suffix(name, strlen(name), tensor, strlen(tensor)) ||
+                (kohya != NULL && is_kohya_weight(kohya, tensor));
     if (!fits || strchr(tensor, '.') == NULL) continue;
     if (found != NULL) {
       refuse(match, CLORA_UNUSED, "it may be \"%s\" or \"%s\"", QUOTE(found->tensor->name),
@@ -142,8 +152,7 @@ static void match_bias(const struct clora__base *base, const clora_adapter_layer
                        struct clora__match *match) {
   char name[CLORA__TENSOR_NAME_BYTES + 8];
   const char *weight = match->tensor->tensor->name;
-  size_t module = strlen(weight) - strlen(WEIGHT);
-  snprintf(name, sizeof name, "%.*s.bias", (int)module, weight);
+  snprintf(name, sizeof name, "%.*s.bias", (int)module_length(weight), weight);
   match->bias = clora__base_find(base, name);
   if (match->bias == NULL) {
     refuse(match, CLORA_MISFIT, "B has a bias, and the base has no \"%s\" to add it to",
@@ -204,12 +213,61 @@ static void match_carried(const struct clora__base *base, const clora_adapter_te
   }
 }
 
-void clora__match(const struct clora__host_adapter *adapter, const struct clora__base *base,
-                  size_t index, struct clora__match *match) {
+/* Where an item alone would belong. */
+static void match_item(const struct clora__host_adapter *adapter, const struct clora__base *base,
+                       size_t index, struct clora__match *match) {
   *match = (struct clora__match){.kind = CLORA_APPLIED};
   if (index < adapter->count) {
     match_layer(base, &adapter->items[index].about, match);
   } else {
     match_carried(base, &adapter->tensors[index - adapter->count].about, match);
+  }
+}
+
+/* ---- two of the adapter at one place ---- */
+
+static const char *name_of(const struct clora__host_adapter *adapter, size_t index) {
+  return index < adapter->count ? adapter->items[index].about.name
+                                : adapter->tensors[index - adapter->count].about.name;
+}
+
+/* Whether the item may belong to a tensor of this module; cheap, for it is asked of all pairs. */
+static bool may_belong(const struct clora__host_adapter *adapter, size_t index, const char *module,
+                       size_t length) {
+  const char *name = name_of(adapter, index);
+  bool is_layer = index < adapter->count;
+  size_t own = is_layer ? strlen(name) : module_length(name);
+  return own == 0 || is_suffix(name, own, module, length) ||
+         (is_layer && is_kohya_name(name, module, length));
+}
+
+/* The base's tensor that both would change; NULL: there is none. */
+static const struct clora__base_tensor *shared_tensor(const struct clora__match *one,
+                                                      const struct clora__match *other) {
+  if (one->tensor == other->tensor || one->tensor == other->bias) return one->tensor;
+  return one->bias == other->tensor || one->bias == other->bias ? one->bias : NULL;
+}
+
+/* The base's tensor can take one of them only. */
+static void check_alone(const struct clora__host_adapter *adapter, const struct clora__base *base,
+                        size_t index, struct clora__match *match) {
+  const char *tensor = match->tensor->tensor->name;
+  for (size_t n = 0; n < adapter->count + adapter->tensor_count; n++) {
+    struct clora__match other;
+    if (n == index || !may_belong(adapter, n, tensor, module_length(tensor))) continue;
+    match_item(adapter, base, n, &other);
+    const struct clora__base_tensor *shared = shared_tensor(match, &other);
+    if (other.kind != CLORA_APPLIED || shared == NULL) continue;
+    refuse(match, CLORA_MISFIT, "\"%s\" of the adapter belongs to the base's \"%s\" too",
+           QUOTE(name_of(adapter, n)), QUOTE(shared->tensor->name));
+    return;
+  }
+}
+
+void clora__match(const struct clora__host_adapter *adapter, const struct clora__base *base,
+                  size_t index, struct clora__match *match) {
+  match_item(adapter, base, index, match);
+  if (match->kind == CLORA_APPLIED && match->tensor != NULL) {
+    check_alone(adapter, base, index, match);
   }
 }

@@ -58,7 +58,7 @@ static void add_change(struct merge *merge, const struct clora__match *match, si
       (struct change){.tensor = match->bias, .layer = layer, .is_bias = true};
 }
 
-/* Every layer and tensor has its place in the base, and no two the same. */
+/* Every layer and tensor has its place in the base, and to itself (clora__match()). */
 static clora_status plan(struct merge *merge) {
   size_t count = merge->adapter->count + merge->adapter->tensor_count;
   TRY(clora__allocate(2 * count, sizeof *merge->changes, &merge->changes));
@@ -73,11 +73,6 @@ static clora_status plan(struct merge *merge) {
     if (!match.is_base_copy) add_change(merge, &match, n);
   }
   qsort(merge->changes, merge->change_count, sizeof *merge->changes, compare_changes);
-  for (size_t n = 1; n < merge->change_count; n++) {
-    CHECK(merge->changes[n - 1].tensor != merge->changes[n].tensor, CLORA_UNSUPPORTED,
-          "two layers or tensors of the adapter belong to the base's \"%s\"",
-          QUOTE(merge->changes[n].tensor->tensor->name));
-  }
   return CLORA_OK;
 }
 
