@@ -191,6 +191,30 @@ static clora_status mark_bases(const clora_combine_part *parts, size_t count,
   return CLORA_OK;
 }
 
+/* The config says why tensors of the base are in the file: for those of every part that are. */
+static void explain_tensors(json_t *config, json_t *from) {
+  json_t *bias = json_object_get(from, "bias"), *own = json_object_get(from, "modules_to_save");
+  json_t *modules = json_object_get(config, "modules_to_save");
+  const char *kind = json_string_value(bias);
+  if (kind != NULL && strcmp(kind, "none") != 0) json_object_set(config, "bias", bias);
+  if (!json_is_array(modules)) {
+    json_object_set_new(config, "modules_to_save", json_copy(own));
+  } else if (!json_equal(modules, own)) {
+    json_array_extend(modules, own);
+  }
+}
+
+static void join_config(const clora_combine_part *part, json_t **config) {
+  json_t *own = part->adapter->host.config;
+  if (*config == NULL && own != NULL) {
+    *config = json_deep_copy(own);
+    json_object_del(*config, "init_lora_weights"); /* said of the parts alone */
+    json_object_del(*config, "modules_to_save");
+    json_object_del(*config, "bias");
+  }
+  if (part->weight != 0 && part->adapter->host.tensor_count > 0) explain_tensors(*config, own);
+}
+
 static clora_status combine(const clora_combine_part *parts, size_t count, clora_adapter *sum) {
   for (size_t n = 0; n < count; n++) {
     const struct clora__host_adapter *host = &parts[n].adapter->host;
@@ -200,10 +224,7 @@ static clora_status combine(const clora_combine_part *parts, size_t count, clora
     for (size_t i = 0; parts[n].weight != 0 && i < host->tensor_count; i++) {
       TRY(add_tensor(parts, count, &host->tensors[i], sum));
     }
-    if (sum->host.config == NULL && host->config != NULL) {
-      sum->host.config = json_deep_copy(host->config);
-      json_object_del(sum->host.config, "init_lora_weights"); /* said of the parts alone */
-    }
+    join_config(&parts[n], &sum->host.config);
   }
   return mark_bases(parts, count, &sum->host);
 }

@@ -153,12 +153,13 @@ START_TEST(weighs_no_module_trained_whole) {
       {0.7, 1, 0, NULL},
       {1, 0.25, 0.75, NULL},
       {1, 0, 0, ""},
+      {0, 1, 0, NULL},
       {1, 0.7, 0, "\"score.bias\" was trained whole, and its weight is 0.7: only at 1"},
       {0, 1, 2, "its weight is 3"},
   };
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     const clora_combine_part parts[] = {
-        {plain, rows[n].plain}, {whole, rows[n].whole}, {again, rows[n].again}};
+        {whole, rows[n].whole}, {plain, rows[n].plain}, {again, rows[n].again}};
     clora_status status = clora_adapter_combine(parts, 3, &sum);
     if (rows[n].words != NULL && *rows[n].words != '\0') {
       ck_fails(status, CLORA_UNSUPPORTED, rows[n].words);
@@ -167,10 +168,16 @@ START_TEST(weighs_no_module_trained_whole) {
     ck_ok(status);
     ck_assert_uint_eq(sum->host.tensor_count, rows[n].words == NULL ? whole->host.tensor_count : 0);
     for (size_t i = 0; i < sum->host.tensor_count; i++) {
-      const struct clora__host_tensor *kept = &sum->host.tensors[i], *own = &whole->host.tensors[i];
-      ck_assert_str_eq(kept->about.name, own->about.name);
-      ck_assert_mem_eq(kept->data, own->data, own->about.bytes);
+      const struct clora__host_tensor *kept = &sum->host.tensors[i],
+                                      *first = &whole->host.tensors[i];
+      ck_assert_str_eq(kept->about.name, first->about.name);
+      ck_assert_mem_eq(kept->data, first->data, first->about.bytes);
     }
+    clora_adapter *saved; /* its config says why they are there, or are not */
+    ck_ok(clora_adapter_save(sum, own("sum")));
+    ck_ok(clora_adapter_load(own("sum"), &saved));
+    ck_assert_uint_eq(clora_adapter_tensor_count(saved), sum->host.tensor_count);
+    clora_adapter_destroy(saved);
     clora_adapter_destroy(sum);
   }
   for (size_t i = 0; i < 2; i++) whole->host.tensors[i].about.is_base_copy = true;

@@ -284,6 +284,37 @@ START_TEST(refuses_config_files) {
 }
 END_TEST
 
+/* What the config says was trained whole is in the file. PEFT itself adds "classifier" and "score"
+ * for tasks of classification, whichever the model has. */
+START_TEST(misses_modules_to_save) {
+  static const struct {
+    const char *config, *words; /* NULL: accepted */
+  } rows[] = {
+      {"{\"modules_to_save\": [\"score\"]}", NULL},
+      {"{\"modules_to_save\": [\"classifier\", \"score\"]}", NULL},
+      {"{\"modules_to_save\": [\"core\", \"head\"]}", NULL}, /* by the end of a name */
+      {"{\"modules_to_save\": [1, \"score\"]}", "\"modules_to_save\" holds what is no string"},
+  };
+  copy_tensors(FORMATS "modules_to_save/adapter_model.safetensors");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    struct clora__host_adapter adapter;
+    json_t *config = load_json(FORMATS "modules_to_save", "adapter_config.json");
+    json_t *change = json_loads(rows[n].config, 0, NULL);
+    json_object_update(config, change);
+    ck_assert_int_eq(json_dump_file(config, own("adapter_config.json"), 0), 0);
+    json_decref(change);
+    json_decref(config);
+    clora_status status = load_own(&adapter);
+    if (rows[n].words == NULL) ck_ok(status);
+    if (rows[n].words != NULL) ck_fails(status, CLORA_BAD_FILE, rows[n].words);
+    clora__host_free(&adapter);
+  }
+  copy_tensors(FORMATS "plain/adapter_model.safetensors");
+  make_config("{\"modules_to_save\": [\"classifier\", \"score\"]}");
+  ck_fails(try_own(), CLORA_BAD_FILE, "\"modules_to_save\" names \"score\", and ");
+}
+END_TEST
+
 #define A "base_model.model.m.q.lora_A.weight"
 #define B "base_model.model.m.q.lora_B.weight"
 
@@ -562,7 +593,7 @@ END_TEST
 
 TEST_MAIN("peft", agrees_with_peft, refuses_what_is_wrong_on_the_stock_base_and_pickles,
           takes_one_of_several_adapters_in_a_file, carries_modules_to_save,
-          accepts_harmless_configs, refuses_configs, refuses_config_files,
+          accepts_harmless_configs, refuses_configs, refuses_config_files, misses_modules_to_save,
           knows_the_copies_of_the_base_s_own, refuses_tensors, refuses_values_that_are_not_finite,
           mixes_dtypes_in_f32, matches_patterns_as_python_does, takes_the_first_pattern_in_the_file,
           defaults_are_peft_s, refuses_missing_files, refuses_every_other_length)

@@ -30,11 +30,11 @@ struct peft {
 
 /* ---- tensors that are no part of a layer ---- */
 
+/* Whether a part of the name ends with the module's: PEFT takes "head" for lm_head too. */
 static bool has_component(const char *name, const char *module) {
   size_t length = strlen(module);
   for (const char *at = name; length > 0 && (at = strstr(at, module)) != NULL; at++) {
-    bool begins = at == name || at[-1] == '.', ends = at[length] == '.';
-    if (begins && ends) return true;
+    if (at[length] == '.') return true;
   }
   return false;
 }
@@ -109,6 +109,34 @@ static clora_status carry(const struct peft *peft, const struct clora__tensor *t
         QUOTE(tensor->name), QUOTE(plain));
   TRY(clora__carry_tensor(&peft->tensors, tensor, name, peft->adapter));
   peft->adapter->tensors[peft->adapter->tensor_count - 1].about.is_base_copy = is_base_copy;
+  return CLORA_OK;
+}
+
+static bool has_module(const struct peft *peft, const char *module) {
+  for (size_t n = 0; n < peft->adapter->tensor_count; n++) {
+    if (has_component(peft->adapter->tensors[n].about.name, module)) return true;
+  }
+  return false;
+}
+
+/* Of the modules that the config says were trained whole at least one is in the file. Not each: the
+ * list may name what a model does not have, as PEFT's own for classification, "classifier" and
+ * "score", does. */
+static clora_status check_modules(const struct peft *peft) {
+  const json_t *modules = json_object_get(peft->config.json, "modules_to_save"), *module;
+  const char *missing = NULL;
+  size_t index;
+  json_array_foreach((json_t *)modules, index, module) {
+    const char *name = json_string_value(module);
+    CHECK(name != NULL, CLORA_BAD_FILE, "%s: \"modules_to_save\" holds what is no string",
+          peft->config.path);
+    if (has_module(peft, name)) return CLORA_OK;
+    missing = name;
+  }
+  CHECK(missing == NULL, CLORA_BAD_FILE,
+        "%s: \"modules_to_save\" names \"%s\", and %s has no tensor of it; remove the name if the "
+        "model has no such module",
+        peft->config.path, QUOTE(missing), peft->tensor_path);
   return CLORA_OK;
 }
 
@@ -303,6 +331,7 @@ static clora_status load(const char *path, const clora_load_options *options, st
     TRY(read_tensor(peft, &peft->tensors.tensors[n]));
   }
   CHECK(peft->adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", peft->tensor_path);
+  TRY(check_modules(peft));
   peft->adapter->config = json_incref(peft->config.json);
   return CLORA_OK;
 }
