@@ -848,11 +848,12 @@ typedef struct clora_merge_options {
 
 typedef struct clora_merge_report {
   size_t layers, replaced; /* merged; tensors that were written instead of the base's */
-  uint64_t elements;       /* of the merged weights */
+  uint64_t elements;       /* of the merged weights and of those tensors */
   uint64_t unmoved;        /* of those: the adapter would change them, and rounding undid it */
   uint64_t not_finite;     /* infinities and NaN of the base in the weights and biases: they stay */
-  double largest_loss;     /* |rounding| / |change|, Frobenius norms, of the layer that lost most */
-  const char *largest_loss_layer; /* owned by the adapter; NULL: nothing was lost */
+  double largest_loss;     /* |rounding| / |change|, Frobenius norms, of the layer or tensor that
+                              lost most */
+  const char *largest_loss_layer; /* its name, owned by the adapter; NULL: nothing was lost */
   uint64_t bytes;                 /* written */
 } clora_merge_report;
 

@@ -247,6 +247,11 @@ START_TEST(writes_tensors_trained_whole_instead) {
   write_base(own("base.safetensors"), names, bf16, shapes, 3, 1);
   ck_ok(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), &report));
   ck_assert_uint_eq(report.replaced, 2);
+  ck_assert_uint_eq(report.elements, 6 + 5 + 2);
+  ck_assert_uint_eq(report.unmoved, 1); /* the bias was 1 */
+  ck_assert_str_eq(report.largest_loss_layer, "m.q.bias");
+  ck_assert_double_eq(report.largest_loss, /* of (2^-8, 0.75), 2^-8 */
+                      sqrt(0x1p-16 / (0x1p-16 + 0.5625)));
   size_t count;
   float *values = read_tensor(own("out.safetensors"), "model.norm.weight", &count);
   ck_assert_double_eq((double)values[0], 1.00390625);

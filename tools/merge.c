@@ -52,13 +52,15 @@ static int print_report(struct tool *tool, const char *output, const clora_merge
             report->largest_loss_layer ? tool_json_text(report->largest_loss_layer) : json_null(),
             "bytes", tool_json_number(report->bytes), "seconds", tool_json_real(seconds)));
   }
-  printf("merged    %zu layer%s into %.0f weights", report->layers, report->layers == 1 ? "" : "s",
-         (double)report->elements);
-  if (report->replaced > 0) printf("; %zu tensors replaced whole", report->replaced);
+  printf("merged    %zu layer%s", report->layers, report->layers == 1 ? "" : "s");
+  if (report->replaced > 0) {
+    printf(" and %zu tensor%s trained whole", report->replaced, report->replaced == 1 ? "" : "s");
+  }
+  printf(" into %.0f weights", (double)report->elements);
   printf("\nrounding  %.0f of them did not move, though the adapter would change them",
          (double)report->unmoved);
   if (report->largest_loss_layer != NULL) {
-    printf("\n          at most %.3g of a layer's change was lost, in ", report->largest_loss);
+    printf("\n          at most %.3g of the change was lost, in ", report->largest_loss);
     tool_put(stdout, report->largest_loss_layer);
   }
   if (report->not_finite > 0) {

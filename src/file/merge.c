@@ -89,6 +89,30 @@ static clora_status advance(struct merge *merge, uint64_t bytes) {
 
 /* ---- the rows of one tensor ---- */
 
+/* What rounding takes from one tensor. */
+struct loss {
+  double lost, wanted; /* sums of squares: of what rounding took, of what should have been added */
+  uint64_t unmoved;
+};
+
+static void add_loss(struct loss *loss, double before, double after, double stored) {
+  double wanted = after - before, lost = stored - before - wanted;
+  loss->unmoved += wanted != 0 && stored == before;
+  loss->lost += lost * lost;
+  loss->wanted += wanted * wanted;
+}
+
+static void count_loss(const struct merge *merge, const struct loss *sums, const char *name,
+                       uint64_t elements) {
+  clora_merge_report *report = merge->report;
+  double loss = sums->wanted > 0 ? sqrt(sums->lost / sums->wanted) : 0;
+  report->elements += elements;
+  report->unmoved += sums->unmoved;
+  if (loss <= report->largest_loss) return;
+  report->largest_loss = loss;
+  report->largest_loss_layer = name;
+}
+
 /* One tensor as rows [rows, cols] of the base. Row i of the sum A B is coefficients(i) times inner:
  * for PyTorch's W a row is an output o, with B's column o and inner = A^T; for a transposed base it
  * is an input k, with A's row k and inner = B. */
@@ -104,8 +128,8 @@ struct rows {
   double *sum, *after;    /* [cols]: A B of the row; the merged row before it is rounded */
   float *before, *stored; /* [cols] */
   unsigned char *bytes;   /* [cols]: the merged row in the base's dtype */
-  double lost, wanted;    /* sums of squares: what rounding lost, what should have been added */
-  uint64_t unmoved, not_finite;
+  struct loss loss;
+  uint64_t not_finite;
 };
 
 static clora_status transpose_a(const clora_adapter_layer *about, const float *a, float **turned) {
@@ -204,19 +228,16 @@ static clora_status merge_row(struct rows *rows, size_t i, unsigned char *bytes)
   size_t size = clora__number_bytes(rows->number);
   compute_row(rows, i, bytes);
   for (size_t k = 0; k < rows->cols; k++) {
-    double before = (double)rows->before[k], wanted = rows->after[k] - before;
+    double before = (double)rows->before[k];
     rows->not_finite += !isfinite(before);
-    if (wanted == 0 || !isfinite(before)) {
+    if (rows->after[k] == before || !isfinite(before)) {
       memcpy(rows->bytes + k * size, bytes + k * size, size);
       continue;
     }
     CHECK(isfinite(rows->stored[k]), CLORA_UNSUPPORTED,
           "layer \"%s\": row %zu, column %zu of the merged weight is %g, which %s cannot hold",
           QUOTE(rows->layer->about.name), i, k, rows->after[k], clora_dtype_name(rows->dtype));
-    double lost = (double)rows->stored[k] - before - wanted;
-    rows->unmoved += rows->stored[k] == rows->before[k];
-    rows->lost += lost * lost;
-    rows->wanted += wanted * wanted;
+    add_loss(&rows->loss, before, rows->after[k], (double)rows->stored[k]);
   }
   memcpy(bytes, rows->bytes, rows->cols * size);
   return CLORA_OK;
@@ -247,15 +268,9 @@ static clora_status take_norms(const struct merge *merge, const struct clora__ba
 }
 
 static void count_layer(const struct merge *merge, const struct rows *rows) {
-  clora_merge_report *report = merge->report;
-  double loss = rows->wanted > 0 ? sqrt(rows->lost / rows->wanted) : 0;
-  report->layers++;
-  report->elements += (uint64_t)rows->rows * rows->cols;
-  report->unmoved += rows->unmoved;
-  report->not_finite += rows->not_finite;
-  if (loss <= report->largest_loss) return;
-  report->largest_loss = loss;
-  report->largest_loss_layer = rows->layer->about.name;
+  merge->report->layers++;
+  merge->report->not_finite += rows->not_finite;
+  count_loss(merge, &rows->loss, rows->layer->about.name, (uint64_t)rows->rows * rows->cols);
 }
 
 /* As many whole rows at a time as fit into the block; a longer row has a block of its own. */
@@ -342,27 +357,49 @@ static enum clora__number number_of(const char *dtype) {
                                       : CLORA__F32;
 }
 
+/* The elements from `first` on in the base's dtype; what they change is counted as a weight's. */
+static clora_status write_part(struct merge *merge, const struct change *change, size_t first,
+                               size_t count, struct clora__output *output, struct loss *loss) {
+  float before[CLORA__CHUNK_BYTES / sizeof(float)];
+  unsigned char bytes[CLORA__CHUNK_BYTES];
+  const struct clora__tensor *tensor = change->tensor->tensor;
+  const clora_adapter_tensor *about = &change->carried->about;
+  const struct clora__safetensors *shard = &merge->base->shards[change->tensor->shard];
+  enum clora__number from = number_of(about->dtype), number = tensor->number;
+  clora_dtype to = clora__stored_dtype(tensor);
+  size_t size = clora__number_bytes(number);
+  uint64_t at = shard->data_at + tensor->begin + first * size;
+  TRY(clora__read_numbers(&shard->file, at, number, count, before, NULL));
+  for (size_t n = 0; n < count; n++) {
+    size_t place = (first + n) * clora__number_bytes(from);
+    float value = clora__decode(from, change->carried->data + place);
+    CHECK(fabs((double)value) < clora__dtype_overflow(to), CLORA_UNSUPPORTED,
+          "tensor \"%s\": element %zu is %g, which the base's %s cannot hold", QUOTE(about->name),
+          first + n, (double)value, clora_dtype_name(to));
+    clora__encode(to, value, bytes + n * size);
+    double stored = (double)clora__decode(number, bytes + n * size);
+    add_loss(loss, isfinite(before[n]) ? (double)before[n] : 0, (double)value, stored);
+  }
+  return clora__output_write(output, bytes, count * size);
+}
+
 /* The adapter's own tensor, in the base's dtype. */
 static clora_status write_carried(struct merge *merge, const struct change *change,
                                   struct clora__output *output) {
   const struct clora__host_tensor *carried = change->carried;
   const struct clora__tensor *tensor = change->tensor->tensor;
+  struct loss loss = {0};
   merge->report->replaced++;
   if (strcmp(carried->about.dtype, tensor->dtype) == 0) {
     TRY(clora__output_write(output, carried->data, carried->about.bytes));
-    return advance(merge, tensor->end - tensor->begin);
+  } else {
+    const size_t most = CLORA__CHUNK_BYTES / sizeof(float);
+    for (size_t n = 0; n < tensor->count; n += most) {
+      size_t now = clora__min(most, tensor->count - n);
+      TRY(write_part(merge, change, n, now, output, &loss));
+    }
   }
-  enum clora__number from = number_of(carried->about.dtype);
-  clora_dtype to = clora__stored_dtype(tensor);
-  for (size_t n = 0; n < tensor->count; n++) {
-    unsigned char bytes[4];
-    float value = clora__decode(from, carried->data + n * clora__number_bytes(from));
-    CHECK(!isfinite(value) || fabs((double)value) < clora__dtype_overflow(to), CLORA_UNSUPPORTED,
-          "tensor \"%s\": element %zu is %g, which the base's %s cannot hold",
-          QUOTE(carried->about.name), n, (double)value, clora_dtype_name(to));
-    clora__encode(to, value, bytes);
-    TRY(clora__output_write(output, bytes, clora_dtype_size(to)));
-  }
+  count_loss(merge, &loss, carried->about.name, tensor->count);
   return advance(merge, tensor->end - tensor->begin);
 }
 
