@@ -471,6 +471,44 @@ START_TEST(refuses_values_that_are_not_finite) {
 }
 END_TEST
 
+/* Nor is it carried along; numbers that are not computed with may have any bits. */
+START_TEST(carries_no_value_that_is_not_finite) {
+  static const struct {
+    const char *dtype, *bytes;
+    const char *words; /* NULL: it is carried */
+  } rows[] = {
+      {"F16", "\0\0\0\0\0\0\0\x7e", "score.weight\" has the value nan at element 3"},
+      {"BF16", "\0\0\x80\xff\0\0\0\0", "score.weight\" has the value -inf at element 1"},
+      {"F32", "\0\0\xc0\x7f\0\0\0\0", "score.weight\" has the value nan at element 0"},
+      {"F64", "\0\0\0\0\0\0\xf0\x7f", "score.weight\" has the value inf at element 0"},
+      {"F64", "\0\0\0\0\0\0\xf0\x7e", NULL}, /* f32 cannot hold it, and need not */
+      {"I64", "\xff\xff\xff\xff\xff\xff\xff\xff", NULL},
+  };
+  make_config("{\"modules_to_save\": [\"score\"]}");
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    char header[600];
+    size_t bytes, size = strcmp(rows[n].dtype, "F32") == 0    ? 4
+                         : strchr(rows[n].dtype, '4') != NULL ? 8
+                                                              : 2;
+    snprintf(header, sizeof header,
+             "{" ENTRY(A, "F32", "[4,1]", "[0,16]") "," ENTRY(B, "F32", "[1,4]", "[16,32]") ","
+             "\"base_model.model.score.weight\":"
+             "{\"dtype\":\"%s\",\"shape\":[%zu],\"data_offsets\":[32,40]}}",
+             rows[n].dtype, 8 / size);
+    const char *path = write_safetensors(own("adapter_model.safetensors"), header, 40);
+    char *file = read_file(path, &bytes);
+    memcpy(file + bytes - 8, rows[n].bytes, 8);
+    write_file(path, file, bytes);
+    free(file);
+    if (rows[n].words != NULL) {
+      ck_fails(try_own(), CLORA_BAD_FILE, rows[n].words);
+    } else {
+      ck_ok(try_own());
+    }
+  }
+}
+END_TEST
+
 /* peft#2421, #1090: A and B in two dtypes, no cast that anybody sees. */
 START_TEST(mixes_dtypes_in_f32) {
   struct clora__host_adapter layers;
@@ -595,5 +633,6 @@ TEST_MAIN("peft", agrees_with_peft, refuses_what_is_wrong_on_the_stock_base_and_
           takes_one_of_several_adapters_in_a_file, carries_modules_to_save,
           accepts_harmless_configs, refuses_configs, refuses_config_files, misses_modules_to_save,
           knows_the_copies_of_the_base_s_own, refuses_tensors, refuses_values_that_are_not_finite,
+          carries_no_value_that_is_not_finite,
           mixes_dtypes_in_f32, matches_patterns_as_python_does, takes_the_first_pattern_in_the_file,
           defaults_are_peft_s, refuses_missing_files, refuses_every_other_length)

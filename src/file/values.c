@@ -75,6 +75,21 @@ clora_status clora__read_vector(const struct clora__safetensors *opened,
   return read_finite(opened, tensor, 0, count, values);
 }
 
+/* By the rule of A and B; what cannot be computed with is not looked at. */
+static clora_status check_finite(const struct clora__safetensors *opened,
+                                 const struct clora__tensor *tensor, const unsigned char *data) {
+  size_t size = clora__number_bytes(tensor->number); /* 0: CLORA__OTHER */
+  for (size_t n = 0; size > 0 && n < tensor->count; n++) {
+    bool is_f64 = tensor->number == CLORA__F64;
+    const unsigned char *bytes = data + n * size;
+    double value = is_f64 ? clora__decode_f64(bytes) : (double)clora__decode(tensor->number, bytes);
+    CHECK(isfinite(value), CLORA_BAD_FILE,
+          "%s: tensor \"%s\" has the value %g at element %zu, a finite one is expected",
+          opened->file.path, QUOTE(tensor->name), value, n);
+  }
+  return CLORA_OK;
+}
+
 clora_status clora__carry_tensor(const struct clora__safetensors *opened,
                                  const struct clora__tensor *tensor, const char *name,
                                  struct clora__host_adapter *adapter) {
@@ -85,5 +100,6 @@ clora_status clora__carry_tensor(const struct clora__safetensors *opened,
   for (size_t n = 0; n < tensor->rank; n++) about.shape[n] = tensor->shape[n];
   unsigned char *data;
   TRY(clora__host_add_tensor(adapter, &about, &data));
-  return clora__safetensors_read_bytes(opened, tensor, data);
+  TRY(clora__safetensors_read_bytes(opened, tensor, data));
+  return check_finite(opened, tensor, data);
 }
