@@ -862,7 +862,8 @@ typedef struct clora_merge_report {
  * base's; everything else byte for byte, metadata included. A base of one file becomes the file
  * `path`, several shards (and their index) the folder `path`, which must not exist. The result
  * appears complete under its name or not at all. Memory: the adapter, the headers and about 1 MB.
- * Fails, before anything is written, unless every layer and tensor is CLORA_APPLIED. */
+ * Fails, before anything is written, unless every layer and tensor is CLORA_APPLIED, and where
+ * `path` is a file of the base or one that the adapter was read from, also by another name. */
 CLORA_API clora_status clora_base_merge(const clora_base *base, const clora_adapter *adapter,
                                         const char *path, const clora_merge_options *options,
                                         clora_merge_report *report);

@@ -166,6 +166,10 @@ expect 0 merge "$stock" spoiled.safetensors -o nan.safetensors
 says out '^base      1 of its values there are infinite or NaN, and stay so$'
 expect 1 merge "$formats/dora" merged.safetensors -o merged.safetensors
 says err 'is the base itself'
+cp -r "$formats/dora" own
+expect 1 merge own "$formats/dora/base.safetensors" -o own/adapter_model.safetensors
+says err "is the adapter's own file"
+cmp -s own/adapter_model.safetensors "$formats/dora/adapter_model.safetensors" || fail "own changed"
 
 gguf=$formats/gguf
 expect 0 convert "$gguf/peft" -o lora.gguf --base-config "$gguf/base/config.json"

@@ -92,6 +92,40 @@ START_TEST(leaves_the_base_alone) {
 }
 END_TEST
 
+/* Whatever its format and by whatever name: what is read from is not written to. */
+START_TEST(leaves_the_adapter_alone) {
+  static const struct {
+    const char *adapter, *file;
+  } rows[] = {{"a", "a/adapter_config.json"},
+              {"a", "a/adapter_model.safetensors"},
+              {"a.safetensors", "a.safetensors"},
+              {"a.gguf", "a.gguf"},
+              {"a.A.npy", "a.A.npy"},
+              {"a.A.npy", "a.B.npy"}};
+  struct clora__host_adapter adapter;
+  make_adapter(&adapter, 1)->about.scale = 1;
+  adapter.items[0].about.alpha = 2;
+  write_base(own("base.safetensors"), names, f32, shapes, 3, 1);
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    struct clora__host_adapter read = {0};
+    ck_ok(clora__format_save(own(rows[n].adapter), NULL, &adapter));
+    ck_ok(clora__format_load(own(rows[n].adapter), NULL, &read));
+    ck_assert_int_eq(symlink(own(rows[n].file), own("link")), 0);
+    ck_assert_int_eq(link(own(rows[n].file), own("hard")), 0);
+    const char *const outputs[] = {own(rows[n].file), own("link"), own("hard")};
+    for (size_t i = 0; i < 3; i++) {
+      ck_fails(merge_into(&read, own("base.safetensors"), outputs[i], NULL), CLORA_INVALID_ARGUMENT,
+               "is the adapter's own file");
+    }
+    ck_assert_int_eq(unlink(own("link")) + unlink(own("hard")), 0);
+    clora__host_free(&read);
+    ck_ok(clora__format_load(own(rows[n].adapter), NULL, &read));
+    clora__host_free(&read);
+  }
+  clora__host_free(&adapter);
+}
+END_TEST
+
 static bool stop_after(uint64_t done, uint64_t total, void *user) {
   ck_assert_uint_le(done, total);
   return --*(int *)user > 0;
@@ -152,4 +186,4 @@ START_TEST(survives_every_fault) {
 END_TEST
 
 TEST_MAIN("merge_files", merges_shards_into_a_folder, takes_no_tensor_name_for_a_path,
-          leaves_the_base_alone, can_be_stopped, survives_every_fault)
+          leaves_the_base_alone, leaves_the_adapter_alone, can_be_stopped, survives_every_fault)

@@ -26,6 +26,7 @@ struct clora__host_adapter {
   size_t count;
   struct clora__host_tensor *tensors;
   size_t tensor_count;
+  char *files[2];         /* that it was read from; NULL: fewer */
   size_t rounded;         /* values of f64 in the file that f32 does not hold */
   char *changed_base;     /* the initialisation that changed the base; NULL: none did */
   char *architecture;     /* of the base, as GGUF spells it; NULL: not known */
@@ -45,6 +46,9 @@ void clora__host_drop(struct clora__host_adapter *adapter);
 /* Appends a tensor with room for its bytes, likewise. */
 clora_status clora__host_add_tensor(struct clora__host_adapter *adapter,
                                     const clora_adapter_tensor *about, unsigned char **data);
+
+/* Remembers a file that the adapter is read from: nothing may be written over it meanwhile. */
+clora_status clora__host_note_file(struct clora__host_adapter *adapter, const char *path);
 
 /* Frees what the adapter holds and empties it. */
 void clora__host_free(struct clora__host_adapter *adapter);

@@ -483,6 +483,7 @@ static clora_status open_and_load(const char *path, struct gguf *gguf,
         (unsigned long long)gguf->file.size_bytes);
   TRY(clora__file_read(&gguf->file, 0, magic, sizeof magic));
   CHECK(memcmp(magic, "GGUF", 4) == 0, CLORA_BAD_FILE, "%s: does not begin with GGUF", path);
+  TRY(clora__host_note_file(adapter, path));
   return load(gguf, adapter);
 }
 

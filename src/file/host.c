@@ -96,11 +96,20 @@ clora_status clora__host_add_tensor(struct clora__host_adapter *adapter,
   return CLORA_OK;
 }
 
+clora_status clora__host_note_file(struct clora__host_adapter *adapter, const char *path) {
+  char **file = &adapter->files[adapter->files[0] != NULL];
+  size_t length = strlen(path) + 1;
+  TRY(clora__allocate(length, 1, file));
+  memcpy(*file, path, length);
+  return CLORA_OK;
+}
+
 void clora__host_free(struct clora__host_adapter *adapter) {
   while (adapter->count > 0) clora__host_drop(adapter);
   while (adapter->tensor_count > 0) free_tensor(&adapter->tensors[--adapter->tensor_count]);
   free(adapter->items);
   free(adapter->tensors);
+  for (size_t n = 0; n < 2; n++) free(adapter->files[n]);
   free(adapter->changed_base);
   free(adapter->architecture);
   json_decref(adapter->config);

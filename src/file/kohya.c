@@ -167,7 +167,7 @@ static clora_status load(const struct clora__safetensors *opened,
   }
   CHECK(adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", opened->file.path);
   adapter->strings = json_incref((json_t *)opened->metadata);
-  return CLORA_OK;
+  return clora__host_note_file(adapter, opened->file.path);
 }
 
 clora_status clora__kohya_load(const char *path, const clora_load_options *options,

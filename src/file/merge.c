@@ -491,6 +491,11 @@ static clora_status check_target(const struct merge *merge, const char *path) {
     CHECK(!clora__is_same_file(path, merge->base->paths[n]), CLORA_INVALID_ARGUMENT,
           "%s: is the base itself: merge into another file", path);
   }
+  for (size_t n = 0; n < 2; n++) {
+    const char *file = merge->adapter->files[n];
+    CHECK(file == NULL || !clora__is_same_file(path, file), CLORA_INVALID_ARGUMENT,
+          "%s: is the adapter's own file: merge into another one", path);
+  }
   return CLORA_OK;
 }
 

@@ -29,7 +29,8 @@ static clora_status name_half(const char *path, char half, char **name) {
   return CLORA_OK;
 }
 
-static clora_status load_half(const char *path, char half, clora_array *array) {
+static clora_status load_half(const char *path, char half, struct clora__host_adapter *adapter,
+                              clora_array *array) {
   char *name;
   TRY(name_half(path, half, &name));
   clora_status status = clora_array_load(name, array);
@@ -43,6 +44,7 @@ static clora_status load_half(const char *path, char half, clora_array *array) {
     clora__fail(status, "%s: has the value %g at element %zu, finite f32 is expected", name,
                 (double)array->values[n], n);
   }
+  if (status == CLORA_OK) status = clora__host_note_file(adapter, name);
   free(name);
   return status;
 }
@@ -80,8 +82,8 @@ clora_status clora__pair_load(const char *path, const clora_load_options *option
         path, QUOTE(options->name));
   CHECK(strlen(path) < 1000, CLORA_INVALID_ARGUMENT, "%s: the path is too long", path);
   clora_array a = {0}, b = {0};
-  clora_status status = load_half(path, 'A', &a);
-  if (status == CLORA_OK) status = load_half(path, 'B', &b);
+  clora_status status = load_half(path, 'A', adapter, &a);
+  if (status == CLORA_OK) status = load_half(path, 'B', adapter, &b);
   if (status == CLORA_OK) status = add_layer(path, &a, &b, adapter);
   clora_array_free(&a);
   clora_array_free(&b);

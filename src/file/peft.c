@@ -333,7 +333,8 @@ static clora_status load(const char *path, const clora_load_options *options, st
   CHECK(peft->adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", peft->tensor_path);
   TRY(check_modules(peft));
   peft->adapter->config = json_incref(peft->config.json);
-  return CLORA_OK;
+  TRY(clora__host_note_file(peft->adapter, peft->config_path));
+  return clora__host_note_file(peft->adapter, peft->tensor_path);
 }
 
 static void close_folder(struct peft *peft) {
