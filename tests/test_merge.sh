@@ -92,19 +92,31 @@ left_alone "a full disk"
 [ $? = 1 ] || fail "out of room for a shard: $(cat err)"
 left_alone "a full disk"
 
-# Terminated: it cleans up. (Or it was done before.)
-"$clora" merge adapter base.safetensors -o new >/dev/null 2>err &
-sleep 0.03
-kill -TERM $! 2>/dev/null
-wait $!
-code=$?
-if [ "$code" = 0 ]; then
-  cmp -s new wholeout || fail "terminated: new is not whole"
-else
-  rm -f new.early
-  [ -e new ] && fail "terminated with $code: left new"
-  compgen -G 'new.*' >/dev/null && [ "$code" = 1 ] && fail "terminated: left a temporary file"
-fi
+# Terminated or hung up while it writes: it cleans up. (Or it was done before.)
+writes() { # waits until process $1 has begun to write, or ended
+  until compgen -G 'new*' >/dev/null || ! kill -0 "$1" 2>/dev/null; do :; done
+}
+for signal in TERM HUP; do
+  "$clora" merge adapter base.safetensors -o new >/dev/null 2>err &
+  writes $!
+  kill -$signal $! 2>/dev/null
+  wait $!
+  code=$?
+  if [ "$code" = 0 ]; then
+    cmp -s new wholeout || fail "$signal: new is not whole"
+    rm -f new
+  else
+    [ "$code" = 1 ] && grep -q 'the merge was stopped' err || fail "$signal: $code, $(cat err)"
+  fi
+  left_alone "$signal"
+done
+
+# A hangup that is ignored, as under nohup, stays so.
+(trap '' HUP && exec "$clora" merge adapter base.safetensors -o new) >/dev/null 2>err &
+writes $!
+kill -HUP $! 2>/dev/null
+wait $! || fail "an ignored hangup: $(cat err)"
+cmp -s new wholeout || fail "an ignored hangup: new is not whole"
 
 [ "$failures" = 0 ] || exit 1
 echo "ok"

@@ -77,10 +77,9 @@ static int merge(struct tool *tool, const clora_base *base, const clora_adapter 
                  const char *output) {
   struct progress progress = {.tool = tool, .start_ms = tool_time_ms()};
   const clora_merge_options options = {.progress = show_progress, .user = &progress};
-  const struct sigaction action = {.sa_handler = interrupt};
   clora_merge_report report;
-  sigaction(SIGINT, &action, NULL); /* leave nothing behind */
-  sigaction(SIGTERM, &action, NULL);
+  /* A second one does no more: a closed terminal may send two, and nothing is to be left behind. */
+  tool_catch_interrupts(interrupt, 0);
   clora_status status = clora_base_merge(base, adapter, output, &options, &report);
   tool_end_progress(tool);
   TOOL_CLORA(tool, status);

@@ -371,13 +371,17 @@ static void hold(int number) {
   held = number;
 }
 
-void tool_hold_interrupts(void) {
-  struct sigaction action = {.sa_handler = hold, .sa_flags = (int)SA_RESETHAND};
-  held = 0;
+void tool_catch_interrupts(void (*handler)(int number), int flags) {
+  const struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
   for (size_t i = 0; i < INTERRUPTS; i++) {
     sigaction(interrupts[i], NULL, &former[i]);
     if (former[i].sa_handler != SIG_IGN) sigaction(interrupts[i], &action, NULL);
   }
+}
+
+void tool_hold_interrupts(void) {
+  held = 0;
+  tool_catch_interrupts(hold, (int)SA_RESETHAND);
 }
 
 void tool_release_interrupts(void) {

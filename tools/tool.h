@@ -239,6 +239,10 @@ int tool_download(struct tool *tool, const struct tool_session *session, const c
 /* Waits for a command and checks that it worked; releases the event. */
 int tool_wait(struct tool *tool, const char *what, cl_event event);
 
+/* Calls the handler when the terminal, a user or the system wants an end (SIGINT, SIGTERM, SIGHUP),
+ * but not for what is ignored, as under nohup. The flags are those of sigaction(). */
+void tool_catch_interrupts(void (*handler)(int number), int flags);
+
 /* Between the two, an interrupt waits: a process that ends while a kernel is being checked leaves
  * it refused in the store. A second one ends the program all the same. */
 void tool_hold_interrupts(void);

@@ -177,17 +177,6 @@ static void interrupt(int number) {
   interrupted = number;
 }
 
-/* The first signal ends the training after its step; a second one, the program. */
-static void catch_signals(void) {
-  const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-  struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-    struct sigaction former;
-    sigaction(signals[i], NULL, &former);
-    if (former.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);
-  }
-}
-
 struct run {
   struct train_request *request;
   struct train_data data;
@@ -300,7 +289,8 @@ static int finish(struct tool *tool, struct run *run) {
 }
 
 static int train(struct tool *tool, struct run *run) {
-  catch_signals();
+  tool_catch_interrupts(interrupt,
+                        (int)(SA_RESETHAND | SA_RESTART)); /* a second one ends the program */
   TOOL_TRY(open_run(tool, run));
   TOOL_TRY(train_report_open(tool, run->request, &run->data, &run->device, &run->progress,
                              &run->report));

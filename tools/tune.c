@@ -34,16 +34,6 @@ static void interrupt(int number) {
   interrupted = 1;
 }
 
-/* The first signal ends the measurements; a second one, the program. */
-static void catch_signals(void) {
-  const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-  struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND}, former;
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-    sigaction(signals[i], NULL, &former);
-    if (former.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);
-  }
-}
-
 static bool show(bool is_result, const char *message, void *user) {
   struct job *job = user;
   tool_end_progress(job->tool);
@@ -138,7 +128,7 @@ static int tune(struct job *job, const struct request *request) {
   size_t count;
   TOOL_TRY(list_shapes(job->tool, request, shapes, &count));
   bool warned = warn_of_loss(job);
-  catch_signals();
+  tool_catch_interrupts(interrupt, (int)SA_RESETHAND); /* a second one ends the program */
   TOOL_TRY(tune_shapes(job, request, shapes, count));
   if (!warned) warn_of_loss(job);
   return conclude(job, "found", job->found);
