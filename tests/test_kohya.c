@@ -197,6 +197,23 @@ START_TEST(refuses_every_other_length) {
 }
 END_TEST
 
+START_TEST(names_what_there_is_no_memory_for) {
+  static const char words[] = "conv1x1.safetensors: layer \"lora_unet_";
+  clora_status status = CLORA_OUT_OF_MEMORY;
+  size_t named = 0;
+  for (long k = 1; status != CLORA_OK; k++) {
+    struct clora__host_adapter adapter = {0};
+    clora__fault_at(k);
+    status = read_layers(KOHYA "/conv1x1.safetensors", &adapter);
+    clora__fault_at(0);
+    bool is_memory = status == CLORA_OUT_OF_MEMORY && strstr(clora_error(), "no memory for ");
+    named += is_memory && strstr(clora_error(), words) != NULL;
+    clora__host_free(&adapter);
+  }
+  ck_assert_uint_ge(named, 2 * 3); /* of two layers: the name, A and B */
+}
+END_TEST
+
 START_TEST(survives_every_fault) {
   struct clora__host_adapter adapter;
   const char *path = own("fault.safetensors");
@@ -209,4 +226,5 @@ END_TEST
 TEST_MAIN("kohya", agrees_with_the_tools_that_wrote_the_files,
           a_missing_alpha_is_the_rank_of_each_module, writes_the_bytes_that_sd_scripts_wrote,
           keeps_every_layer_of_every_file, refuses_what_is_no_pair_of_factors,
-          reads_alpha_in_every_dtype, refuses_every_other_length, survives_every_fault)
+          reads_alpha_in_every_dtype, refuses_every_other_length, names_what_there_is_no_memory_for,
+          survives_every_fault)

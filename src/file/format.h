@@ -40,6 +40,11 @@ struct clora__host_adapter {
 clora_status clora__host_add(struct clora__host_adapter *adapter, const clora_adapter_layer *about,
                              struct clora__host_layer **added);
 
+/* The same for a layer read from a file, which the error names where there is no memory. */
+clora_status clora__host_add_from(const char *path, struct clora__host_adapter *adapter,
+                                  const clora_adapter_layer *about,
+                                  struct clora__host_layer **added);
+
 /* Takes the last layer off the list. */
 void clora__host_drop(struct clora__host_adapter *adapter);
 

@@ -424,7 +424,7 @@ static clora_status read_layer(const struct gguf *gguf, const char *module, cons
   about.scale = about.alpha / (double)r;
   TRY(clora__host_check(gguf->file.path, &about));
   struct clora__host_layer *layer;
-  TRY(clora__host_add(adapter, &about, &layer));
+  TRY(clora__host_add_from(gguf->file.path, adapter, &about, &layer));
   TRY(read_values(gguf, a, !is_embedding, layer->a));
   return read_values(gguf, b, true, layer->b);
 }

@@ -74,6 +74,16 @@ clora_status clora__host_add(struct clora__host_adapter *adapter, const clora_ad
   return CLORA_OK;
 }
 
+clora_status clora__host_add_from(const char *path, struct clora__host_adapter *adapter,
+                                  const clora_adapter_layer *about,
+                                  struct clora__host_layer **added) {
+  clora_status status = clora__host_add(adapter, about, added);
+  if (status == CLORA_OUT_OF_MEMORY) {
+    clora__error_prefix("%.300s: layer \"%s\"", path, QUOTE(about->name));
+  }
+  return status;
+}
+
 void clora__host_drop(struct clora__host_adapter *adapter) {
   free_layer(&adapter->items[--adapter->count]);
 }

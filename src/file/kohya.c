@@ -115,7 +115,7 @@ static clora_status read_layer(const struct clora__safetensors *opened, const ch
   about.dtype = clora__common_dtype(about.a_dtype, about.b_dtype);
   TRY(read_alpha(opened, alpha, &about));
   struct clora__host_layer *layer;
-  TRY(clora__host_add(adapter, &about, &layer));
+  TRY(clora__host_add_from(opened->file.path, adapter, &about, &layer));
   TRY(clora__read_transposed(opened, down, layer->a));
   return clora__read_transposed(opened, up, layer->b);
 }

@@ -69,7 +69,7 @@ static clora_status add_layer(const char *path, const clora_array *a, const clor
                                .scale = 1};
   struct clora__host_layer *layer;
   TRY(clora__host_check(path, &about));
-  TRY(clora__host_add(adapter, &about, &layer));
+  TRY(clora__host_add_from(path, adapter, &about, &layer));
   memcpy(layer->a, a->values, a->count * sizeof *layer->a);
   memcpy(layer->b, b->values, b->count * sizeof *layer->b);
   adapter->rounded = a->rounded + b->rounded;

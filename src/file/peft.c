@@ -213,7 +213,7 @@ static clora_status read_layer(const struct peft *peft, const struct clora__peft
   about.dtype = clora__common_dtype(about.a_dtype, about.b_dtype);
   TRY(clora__peft_config_scale(&peft->config, peft->tensor_path, a->name, &about));
   struct clora__host_layer *layer;
-  TRY(clora__host_add(peft->adapter, &about, &layer));
+  TRY(clora__host_add_from(peft->tensor_path, peft->adapter, &about, &layer));
   TRY(clora__read_transposed(&peft->tensors, a, layer->a));
   TRY(clora__read_transposed(&peft->tensors, b, layer->b));
   const struct clora__tensor *extra = parts->bias != NULL ? parts->bias : parts->magnitude;

@@ -99,7 +99,11 @@ clora_status clora__carry_tensor(const struct clora__safetensors *opened,
                                 .bytes = (size_t)(tensor->end - tensor->begin)};
   for (size_t n = 0; n < tensor->rank; n++) about.shape[n] = tensor->shape[n];
   unsigned char *data;
-  TRY(clora__host_add_tensor(adapter, &about, &data));
+  clora_status status = clora__host_add_tensor(adapter, &about, &data);
+  if (status == CLORA_OUT_OF_MEMORY) {
+    clora__error_prefix("%.300s: tensor \"%s\"", opened->file.path, QUOTE(tensor->name));
+  }
+  TRY(status);
   TRY(clora__safetensors_read_bytes(opened, tensor, data));
   return check_finite(opened, tensor, data);
 }
