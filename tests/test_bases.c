@@ -93,6 +93,13 @@ START_TEST(refuses_bases_that_disagree) {
   const char *bare = write_file(own("model.pt"), "\x80\x02}q\0.", 6);
   ck_fails(clora__base_open(&bare, 1, &base), CLORA_UNSUPPORTED,
            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)");
+  char gguf_start[32] = "GGUF\3";
+  const char *gguf = write_file(own("model.gguf"), gguf_start, sizeof gguf_start);
+  ck_fails(clora__base_open(&gguf, 1, &base), CLORA_UNSUPPORTED,
+           "model.gguf: a GGUF file, whose weights, often quantised, are not read nor merged into; "
+           "use the safetensors model that it was made from");
+  ck_assert_int_eq(truncate(gguf, (off_t)1 << 34), 0); /* its header as safetensors would fit */
+  ck_fails(clora__base_open(&gguf, 1, &base), CLORA_UNSUPPORTED, "model.gguf: a GGUF file");
   const char *cut = write_file(own("cut.safetensors"), "\x80\2\0\0\0\0\0\0{}", 10);
   ck_fails(clora__base_open(&cut, 1, &base), CLORA_BAD_FILE, "cut.safetensors");
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/status.h"
+#include "file/gguf.h"
 #include "file/json.h"
 
 #define INDEX "model.safetensors.index.json"
@@ -164,7 +165,10 @@ static clora_status open_shards(struct clora__base *base, size_t count) {
             base->paths[n]);
     }
     clora_status status = clora__safetensors_open(base->paths[n], &base->shards[n]);
-    if (status == CLORA_BAD_FILE) TRY(clora__refuse_pickle(base->paths[n]));
+    if (status == CLORA_BAD_FILE || status == CLORA_UNSUPPORTED) {
+      TRY(clora__refuse_pickle(base->paths[n]));
+      TRY(clora__refuse_gguf(base->paths[n]));
+    }
     TRY(status);
     base->shard_count = n + 1;
   }

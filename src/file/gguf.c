@@ -466,13 +466,31 @@ static clora_status load(struct gguf *gguf, struct clora__host_adapter *adapter)
   return CLORA_OK;
 }
 
+static bool is_gguf(const struct clora__file *file) {
+  unsigned char magic[4] = {0};
+  return file->size_bytes >= 4 && clora__file_read(file, 0, magic, 4) == CLORA_OK &&
+         memcmp(magic, "GGUF", 4) == 0;
+}
+
 bool clora__gguf_recognises(const char *path) {
   struct clora__file file;
-  unsigned char magic[4] = {0};
   if (clora__is_directory(path) || clora__file_open(path, &file) != CLORA_OK) return false;
-  bool fits = file.size_bytes >= 4 && clora__file_read(&file, 0, magic, 4) == CLORA_OK;
+  bool fits = is_gguf(&file);
   clora__file_close(&file);
-  return (fits && memcmp(magic, "GGUF", 4) == 0) || has_ending(path, ".gguf");
+  return fits || has_ending(path, ".gguf");
+}
+
+clora_status clora__refuse_gguf(const char *path) {
+  struct clora__file file;
+  TRY(clora__file_open(path, &file));
+  bool fits = is_gguf(&file);
+  clora__file_close(&file);
+  CHECK(!fits, CLORA_UNSUPPORTED,
+        "%s: a GGUF file, whose weights, often quantised, are not read nor merged into; use the "
+        "safetensors model that it was made from and convert the merged one (llama.cpp's "
+        "convert_hf_to_gguf.py), or give llama.cpp the adapter itself (clora convert -o FILE.gguf)",
+        path);
+  return CLORA_OK;
 }
 
 static clora_status open_and_load(const char *path, struct gguf *gguf,

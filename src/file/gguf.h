@@ -33,6 +33,9 @@ enum { CLORA__GGUF_VERSION = 3, CLORA__GGUF_ALIGNMENT = 32, CLORA__GGUF_NAME_BYT
 /* Whether the path is a file that begins as GGUF does. */
 bool clora__gguf_recognises(const char *path);
 
+/* CLORA_UNSUPPORTED, with what to do, where a GGUF file lies at the path: it is no base. */
+clora_status clora__refuse_gguf(const char *path);
+
 /* The layers "blk.0.attn_q", without the ".weight" of the base's tensor. */
 clora_status clora__gguf_load(const char *path, const clora_load_options *options,
                               struct clora__host_adapter *adapter);
