@@ -28,15 +28,16 @@ START_TEST(refuses_what_does_not_fit) {
        "is [2, 4], [2, 3] is expected"},
       {"{" ENTRY("m.q.weight", "F16", "[6]", "[0,12]") "}", 12, CLORA_MISFIT, "is [6]"},
       {"{" ENTRY("m.q.weight", "U8", "[2,3]", "[0,6]") "}", 6, CLORA_MISFIT,
-       "is U8, and F32, F16 or BF16 can be merged into: a quantised weight would be rounded"},
+       "is U8; F32, F16 or BF16 is expected: quantised weights are not read, and a merge would "},
       {"{" ENTRY("m.q.weight", "F8_E4M3", "[2,3]", "[0,6]") "}", 6, CLORA_MISFIT, "is F8_E4M3"},
       {"{" ENTRY("m.q.weight", "F64", "[2,3]", "[0,48]") "}", 48, CLORA_MISFIT,
-       "is F64, and F32, F16 or BF16 can be merged into"},
+       "is F64; F32, F16 or BF16 is expected"},
       {"{" ENTRY("m.q.qweight", "I32", "[2,3]", "[0,24]") "}", 24, CLORA_MISFIT,
        "the base is quantised there (\"m.q.qweight\")"},
       {"{" ENTRY("m.q.weight", "BF16", "[2,3]", "[0,12]") "," ENTRY("m.q.weight_scale", "F32",
                                                                     "[1]", "[12,16]") "}",
-       16, CLORA_MISFIT, "the base is quantised there"},
+       16, CLORA_MISFIT,
+       "the base is quantised there (\"m.q.weight_scale\"): quantised weights are not read"},
   };
   struct clora__host_adapter adapter;
   make_adapter(&adapter, 1);

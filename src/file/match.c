@@ -109,15 +109,17 @@ static const char *find_quantised(const struct clora__base *base, const char *mo
   return NULL;
 }
 
+/* For whoever computes with the base as for who merges into it. */
+static const char no_quantised[] =
+    "quantised weights are not read, and a merge would round to their few bits again, which loses "
+    "the adapter; use the base before it was quantised";
+
 static void check_dtype(struct clora__match *match, const struct clora__tensor *tensor) {
   enum clora__number number = tensor->number;
   if (number == CLORA__F32 || number == CLORA__F16 || number == CLORA__BF16) return;
-  refuse(match, CLORA_MISFIT, "the base's \"%s\" is %s, and F32, F16 or BF16 can be merged into%s",
-         QUOTE(tensor->name), tensor->dtype,
-         number == CLORA__F64
-             ? ""
-             : ": a quantised weight would be rounded again to its few bits, which loses the "
-               "adapter; merge into the base before it was quantised");
+  refuse(match, CLORA_MISFIT, "the base's \"%s\" is %s; F32, F16 or BF16 is expected%s%s",
+         QUOTE(tensor->name), tensor->dtype, number == CLORA__F64 ? "" : ": ",
+         number == CLORA__F64 ? "" : no_quantised);
 }
 
 static bool has_shape(const struct clora__tensor *tensor, size_t rows, size_t cols) {
@@ -173,10 +175,8 @@ static void match_layer(const struct clora__base *base, const clora_adapter_laye
   const char *quantised = find_quantised(base, about->name);
   match->tensor = find_tensor(base, name, about->name, match);
   if (quantised != NULL) {
-    refuse(match, CLORA_MISFIT,
-           "the base is quantised there (\"%s%s\"), and rounding again to its few bits loses the "
-           "adapter; merge into the base before it was quantised",
-           QUOTE(about->name), quantised);
+    refuse(match, CLORA_MISFIT, "the base is quantised there (\"%s%s\"): %s", QUOTE(about->name),
+           quantised, no_quantised);
   }
   if (match->tensor == NULL || match->kind != CLORA_APPLIED) return;
   check_shape(match, about);
