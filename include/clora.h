@@ -868,9 +868,10 @@ CLORA_API clora_status clora_base_merge(const clora_base *base, const clora_adap
                                         const char *path, const clora_merge_options *options,
                                         clora_merge_report *report);
 
-/* A new adapter from two models of the same tensors: a layer for every matrix "NAME.weight" that
- * differs, as clora_adapter_extract(), one at a time. What differs and is no such matrix (biases,
- * norms, embeddings) is counted in report->skipped, which may not be NULL. */
+/* A new adapter from two models: a layer for every matrix "NAME.weight" that differs, as
+ * clora_adapter_extract(), one at a time. The tuned model has all tensors of the base. What differs
+ * and is no such matrix (biases, norms, embeddings), and what the tuned model alone has, is counted
+ * in report->skipped; the report may not be NULL. */
 CLORA_API clora_status clora_base_extract(const clora_base *base, const clora_base *tuned,
                                           const clora_rank_options *options,
                                           clora_adapter **adapter, clora_rank_report *report);

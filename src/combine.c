@@ -460,6 +460,9 @@ static clora_status extract_all(const clora_base *base, const clora_base *tuned,
     TRY(find_pair(tuned, one->tensor, &other));
     TRY(extract_tensor(base, tuned, one, other, options, adapter, report));
   }
+  for (size_t n = 0; n < tuned->files.count; n++) { /* what the tuned model alone has */
+    report->skipped += clora__base_find(&base->files, tuned->files.tensors[n].tensor->name) == NULL;
+  }
   CHECK(adapter->host.count > 0, CLORA_INVALID_ARGUMENT,
         "no weight differs in the two models (%zu other tensors do)", report->skipped);
   return CLORA_OK;

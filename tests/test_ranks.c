@@ -221,6 +221,16 @@ START_TEST(extracts_from_two_files) {
   ck_ok(clora_base_open(unlike, 1, &other));
   ck_fails(clora_base_extract(base, other, &(clora_rank_options){.r = 4}, &found, &report),
            CLORA_INVALID_ARGUMENT, "is not in the tuned model");
+  const char *more[] = {
+      merged[0], write_safetensors(own("more.safetensors"),
+                                   "{" ENTRY("new.weight", "F32", "[2,3]", "[0,24]") "}", 24)};
+  clora_base *grown; /* a tensor that the base does not have */
+  ck_ok(clora_base_open(more, 2, &grown));
+  ck_ok(clora_base_extract(base, grown, &most, &found, &report));
+  ck_assert_uint_eq(report.layers, 2);
+  ck_assert_uint_eq(report.skipped, 1);
+  clora_adapter_destroy(found);
+  clora_base_close(grown);
   clora_base *spoiled;
   const char *with_nan[] = {own("spoiled.safetensors")};
   spoil(merged[0], with_nan[0]);

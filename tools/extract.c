@@ -35,7 +35,8 @@ int run_extract(int argc, char **argv) {
       .synopsis = "BASE --tuned MODEL -o OUT --rank R | --error E",
       .about =
           "Writes the adapter that is nearest to the difference of two models: a layer for every\n"
-          "weight matrix that differs. Both are .safetensors files, an index, or a folder.",
+          "weight matrix that differs. Both are .safetensors files, an index, or a folder. What\n"
+          "differs otherwise, or is in the tuned model alone, is counted as skipped.",
       .examples =
           "  clora extract base.safetensors --tuned tuned.safetensors --rank 16 -o adapter\n",
       .operand = "BASE",

@@ -47,8 +47,9 @@ int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
     tool_put(stdout, report->largest_layer);
   }
   if (report != NULL && report->skipped > 0) {
-    printf("\nskipped   %zu tensors that differ and are no matrix of a linear layer",
-           report->skipped);
+    printf(
+        "\nskipped   %zu that differ and are no matrix of a linear layer, or are not in the base",
+        report->skipped);
   }
   if (tensors > 0) {
     printf("\nkept      %zu tensor%s of the base, as %s", tensors, tensors == 1 ? "" : "s",
