@@ -208,8 +208,14 @@ says err "has a bias of B, which GGUF's format has no place for"
 absent no.gguf
 
 sums=$data/merge/combine
-expect 2 combine "$sums/a" -o sum
-says err 'second ADAPTER is missing'
+expect 2 combine -o sum
+says err 'ADAPTER is missing'
+expect 0 combine "$sums/a=1" -o itself
+cmp -s itself/adapter_model.safetensors "$sums/a/adapter_model.safetensors" || fail "not itself"
+expect 0 combine "$sums/a=0.5" -o half
+cmp -s half/adapter_model.safetensors "$sums/a/adapter_model.safetensors" || fail "half has others"
+expect 0 inspect half --json
+says out '"scale": 1\.66666666666667' # alpha is 10, r 3
 expect 2 combine "$sums/a=x" "$sums/b" -o sum
 says err 'the weight is not a finite number'
 expect 0 combine "$sums/a=0.7" "$sums/b=1.6" -o sum
@@ -231,6 +237,8 @@ done
 expect 2 resize sum -o small --rank 2 --error .1
 says err '--rank is 2 and --error is 0.1, one of them is expected'
 absent small
+expect 0 resize sum --error 1e-9 -o small
+says out '^error     [^ ]+ left out' '^          rounding A and B to f32 comes on top$'
 expect 0 resize sum --rank 4 -o small --json
 is_json output layers tensors largest_r error largest_relative
 says out '"error": 3\.2768' '"largest_r": 4'

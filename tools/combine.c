@@ -48,18 +48,20 @@ int run_combine(int argc, char **argv) {
   static struct tool_operands others;
   const struct tool_option options[] = {TOOL_RANKS_OPTIONS(request)};
   const struct tool_usage usage = {
-      .synopsis = "ADAPTER[=WEIGHT] ADAPTER[=WEIGHT]... -o OUT [--rank R | --error E]",
+      .synopsis = "ADAPTER[=WEIGHT]... -o OUT [--rank R | --error E]",
       .about =
           "Writes the weighted sum of adapters of whatever ranks: A side by side, B one below the\n"
           "other, exactly but for rounding B times its weight to f32. --rank or --error compress\n"
           "the sum. Modules trained whole are kept at weight 1, as they are.",
       .examples =
           "  clora combine news=0.7 law=1.6 -o both\n"
+          "  clora combine news=0.5 -o half\n"
           "  clora combine trained=1 start=-1 --changed-base -o converted   # PiSSA's conversion\n",
       .operand = "ADAPTER",
       .operand_to = &request.first,
-      .others = "second ADAPTER",
+      .others = "further ADAPTER",
       .others_to = &others,
+      .may_lack_others = true, /* one alone is scaled */
       .loads_adapter = true,
       .options = options,
       .option_count = sizeof options / sizeof *options,

@@ -294,7 +294,7 @@ static int check_required(struct tool *tool, const struct tool_usage *usage,
   if (usage->operand != NULL && *usage->operand_to == NULL) {
     return tool_fail(tool, TOOL_USAGE, "%s is missing", usage->operand);
   }
-  if (usage->others != NULL && usage->others_to->count == 0) {
+  if (usage->others != NULL && !usage->may_lack_others && usage->others_to->count == 0) {
     return tool_fail(tool, TOOL_USAGE, "%s is missing", usage->others);
   }
   for (size_t i = 0; i < list->count; i++) {

@@ -45,6 +45,7 @@ int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
         " of rank %zu at most\nerror     %g left out, Frobenius norm; at most %.3g of a layer, in ",
         report->largest_r, report->error, report->largest_relative);
     tool_put(stdout, report->largest_layer);
+    printf("\n          rounding A and B to f32 comes on top");
   }
   if (report != NULL && report->skipped > 0) {
     printf(

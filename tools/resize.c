@@ -11,7 +11,8 @@ int run_resize(int argc, char **argv) {
       .synopsis = "ADAPTER -o OUT --rank R | --error E",
       .about =
           "Writes an adapter whose layers are the nearest of another rank: QR of the factors and\n"
-          "the SVD of the small core between them, in f64.",
+          "the SVD of the small core between them, in f64. A and B are written in f32: what that\n"
+          "rounds comes on top of --error and of the error reported.",
       .examples =
           "  clora resize adapter --rank 4 -o small\n"
           "  clora resize adapter --error 0.01 -o small\n",

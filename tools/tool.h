@@ -87,8 +87,9 @@ struct tool_usage {
   const char **operand_to;
   const char *others; /* "BASE": one or more further operands; NULL: the command takes none */
   struct tool_operands *others_to;
-  bool uses_device;   /* then it has --device and --verbose too */
-  bool loads_adapter; /* then it has --adapter and --changed-base too */
+  bool may_lack_others; /* then none are enough */
+  bool uses_device;     /* then it has --device and --verbose too */
+  bool loads_adapter;   /* then it has --adapter and --changed-base too */
   const struct tool_option *options;
   size_t option_count;
 };
