@@ -633,6 +633,6 @@ TEST_MAIN("peft", agrees_with_peft, refuses_what_is_wrong_on_the_stock_base_and_
           takes_one_of_several_adapters_in_a_file, carries_modules_to_save,
           accepts_harmless_configs, refuses_configs, refuses_config_files, misses_modules_to_save,
           knows_the_copies_of_the_base_s_own, refuses_tensors, refuses_values_that_are_not_finite,
-          carries_no_value_that_is_not_finite,
-          mixes_dtypes_in_f32, matches_patterns_as_python_does, takes_the_first_pattern_in_the_file,
-          defaults_are_peft_s, refuses_missing_files, refuses_every_other_length)
+          carries_no_value_that_is_not_finite, mixes_dtypes_in_f32, matches_patterns_as_python_does,
+          takes_the_first_pattern_in_the_file, defaults_are_peft_s, refuses_missing_files,
+          refuses_every_other_length)
