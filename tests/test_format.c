@@ -247,24 +247,24 @@ START_TEST(reads_and_writes_a_pair_of_arrays) {
 }
 END_TEST
 
-START_TEST(refuses_pairs_that_are_none) {
+static void ck_refused(const char *path, clora_status status, const char *words) {
   struct clora__host_adapter adapter = {0};
+  ck_fails(clora__format_load(path, NULL, &adapter), status, words);
+  clora__host_free(&adapter);
+}
+
+START_TEST(refuses_pairs_that_are_none) {
   write_pair("m.A.npy", "m.B.npy", 3, 2, 3, 2);
-  ck_fails(clora__format_load(own("m.A.npy"), NULL, &adapter), CLORA_BAD_FILE,
-           "A is [3, 2] and B [3, 2]: their ranks differ");
+  ck_refused(own("m.A.npy"), CLORA_BAD_FILE, "A is [3, 2] and B [3, 2]: their ranks differ");
   write_pair("m.A.npy", "m.B.npy", 0, 2, 2, 2);
-  ck_fails(clora__format_load(own("m.A.npy"), NULL, &adapter), CLORA_BAD_FILE,
-           "m.A.npy: not a matrix");
+  ck_refused(own("m.A.npy"), CLORA_BAD_FILE, "m.A.npy: not a matrix");
   write_pair("m.A.npy", "m.B.npy", 3, 2, 2, 2);
   unlink(own("m.B.npy"));
-  ck_fails(clora__format_load(own("m.A.npy"), NULL, &adapter), CLORA_IO_FAILURE,
-           "m.B.npy: cannot open");
+  ck_refused(own("m.A.npy"), CLORA_IO_FAILURE, "m.B.npy: cannot open");
   float endless = INFINITY;
   ck_ok(clora_array_save(
       own("m.B.npy"), &(clora_array){.rank = 2, .shape = {1, 1}, .count = 1, .values = &endless}));
-  ck_fails(clora__format_load(own("m.A.npy"), NULL, &adapter), CLORA_BAD_FILE,
-           "m.B.npy: has the value inf at element 0");
-  clora__host_free(&adapter);
+  ck_refused(own("m.A.npy"), CLORA_BAD_FILE, "m.B.npy: has the value inf at element 0");
 }
 END_TEST
 
