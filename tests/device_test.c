@@ -100,6 +100,17 @@ bool computes(const struct clora__product *product, const char *variant) {
   return false;
 }
 
+static bool is_for_cpus(const struct clora__variant *row) {
+  return strcmp(row->name, "cpu") == 0 || strcmp(row->name, "fused") == 0;
+}
+
+const struct clora__variant *cpu_row(const struct clora__product *product) {
+  const struct clora__variant *const *row = product->variants;
+  while (*row != NULL && !is_for_cpus(*row)) row++;
+  ck_assert_ptr_nonnull(*row);
+  return *row;
+}
+
 bool is_cpu_here(void) {
   return (clora_context_device(context_of(NULL))->type & CL_DEVICE_TYPE_CPU) != 0;
 }

@@ -38,6 +38,10 @@ const char *const *variants_here(void);
 struct clora__product;
 bool computes(const struct clora__product *product, const char *variant);
 
+/* The row of the table that is made for CPUs, of a product or of the forward. */
+struct clora__variant;
+const struct clora__variant *cpu_row(const struct clora__product *product);
+
 bool is_cpu_here(void);
 
 /* Whether nobody would choose the variant on this device (`gpu` on a CPU), so that the normal suite

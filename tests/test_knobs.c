@@ -7,17 +7,6 @@
 #include "plan/plan.h"
 #include "product/product.h"
 
-static bool is_for_cpus(const struct clora__variant *row) {
-  return strcmp(row->name, "cpu") == 0 || strcmp(row->name, "fused") == 0;
-}
-
-static const struct clora__variant *cpu_row(const struct clora__product *product) {
-  const struct clora__variant *const *row = product->variants;
-  while (*row != NULL && !is_for_cpus(*row)) row++;
-  ck_assert_ptr_nonnull(*row);
-  return *row;
-}
-
 /* Runs the product by the row with one knob set; gives its output. */
 static float *run_with(clora_context *context, const struct clora__variant *row,
                        const struct clora__problem *problem, const char *knob, unsigned value) {

@@ -58,17 +58,6 @@ END_TEST
 
 /* ---- what a tuning does ---- */
 
-static bool is_for_cpus(const struct clora__variant *row) {
-  return strcmp(row->name, "cpu") == 0 || strcmp(row->name, "fused") == 0;
-}
-
-static const struct clora__variant *cpu_row(const struct clora__product *product) {
-  const struct clora__variant *const *row = product->variants;
-  while (*row != NULL && !is_for_cpus(*row)) row++;
-  ck_assert_ptr_nonnull(*row);
-  return *row;
-}
-
 #define ROWS 40
 #define D_IN 300
 #define RANK 24
