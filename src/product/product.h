@@ -36,6 +36,9 @@ bool clora__cpu_packs_x(const clora_matrix *x, const clora_matrix *a);
  * of the rows would leave much of such a tile empty. */
 unsigned clora__cpu_tile_rows(const clora_device *device, size_t rows, unsigned vectors);
 
+/* Whether expand copies B to panels. */
+bool clora__cpu_packs_b(const clora_device *device, const clora_matrix *b, size_t rows);
+
 /* Whether the output is stored past the caches. */
 bool clora__cpu_streams(const struct clora__problem *problem);
 
