@@ -132,7 +132,7 @@ START_TEST(absurd_files_are_refused_whole) {
        "tunings[1] (shrink_cpu): tunings[0] is for the same kernel and sizes"},
       {"\"device\": \"a golden device\"", "\"device\": 1", "\"device\" is missing"},
       {"\"tunings\"", "\"tuning\"", "\"tunings\" is missing"},
-      {"{", "[", "not valid JSON"},
+      {"{", "[", "the JSON is not an object"},
   };
   clora_context *context = open_context(own("absurd"), NULL);
   size_t count = 77;

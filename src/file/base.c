@@ -12,8 +12,8 @@
 #define INDEX "model.safetensors.index.json"
 #define SINGLE "model.safetensors"
 
-/* An index has about 100 bytes for each tensor, and parsed takes up to 21 times as much memory. */
-enum { INDEX_BYTES = 32 << 20, SHARDS = 65536 };
+/* An index has about 100 bytes for each tensor. */
+enum { INDEX_BYTES = 32 << 20, SHARDS = 4096 };
 
 static bool has_ending(const char *name, const char *ending) {
   size_t length = strlen(name), end = strlen(ending);
@@ -48,23 +48,32 @@ static int compare_paths(const void *left, const void *right) {
   return strcmp(*(char *const *)left, *(char *const *)right);
 }
 
+static clora_status fail_map(const char *path) {
+  FAIL(CLORA_BAD_FILE, "%s: has no \"weight_map\" of tensors", path);
+}
+
+static clora_status note_shard(struct clora__json *map, const char *tensor, json_t *value,
+                               void *user) {
+  json_t *shards = user;
+  CHECK(json_is_string(value), CLORA_BAD_FILE, "%s: \"weight_map: %s\" is not a file name",
+        map->path, QUOTE(tensor));
+  CHECK(json_object_set_new(shards, json_string_value(value), json_null()) == 0,
+        CLORA_OUT_OF_MEMORY, "%s: no memory for its shards", map->path);
+  CHECK(json_object_size(shards) <= SHARDS, CLORA_UNSUPPORTED,
+        "%s: names more than the %d shards that are supported", map->path, SHARDS);
+  return CLORA_OK;
+}
+
 /* Every shard that the weight map names, once, in order of name. */
-static clora_status list_shards(const char *index_path, const json_t *map, char ***paths,
-                                size_t *count) {
-  const char *tensor;
-  json_t *value, *shards = json_object();
-  json_object_foreach((json_t *)map, tensor, value) {
-    if (json_is_string(value)) json_object_set_new(shards, json_string_value(value), json_null());
-  }
-  clora_status status = clora__allocate(json_object_size(shards), sizeof **paths, paths);
-  if (status == CLORA_OK && json_object_size(shards) > SHARDS) {
-    status = CLORA_UNSUPPORTED;
-    clora__fail(status, "%s: names %zu shards, at most %d are supported", index_path,
-                json_object_size(shards), SHARDS);
-  }
+static clora_status list_shards(struct clora__json map, char ***paths, size_t *count) {
   const char *name;
+  json_t *value, *shards = json_object();
+  clora_status status = clora__json_each(&map, note_shard, shards);
+  if (status == CLORA_OK) {
+    status = clora__allocate(json_object_size(shards), sizeof **paths, paths);
+  }
   json_object_foreach(shards, name, value) {
-    if (status == CLORA_OK) status = join_shard(index_path, name, &(*paths)[*count]);
+    if (status == CLORA_OK) status = join_shard(map.path, name, &(*paths)[*count]);
     if (status == CLORA_OK) ++*count;
   }
   json_decref(shards);
@@ -72,20 +81,22 @@ static clora_status list_shards(const char *index_path, const json_t *map, char 
   return status;
 }
 
-static clora_status read_index(const char *path, json_t **index) {
-  static const struct clora__json_rules rules = {
-      .depth = 8, .has_minus = true, .limit_bytes = INDEX_BYTES};
-  TRY(clora__json_load(path, &rules, index));
-  const json_t *map = json_object_get(*index, "weight_map");
-  const char *tensor;
-  json_t *value;
-  CHECK(json_is_object(map) && json_object_size(map) > 0, CLORA_BAD_FILE,
-        "%s: has no \"weight_map\" of tensors", path);
-  json_object_foreach((json_t *)map, tensor, value) {
-    CHECK(json_is_string(value), CLORA_BAD_FILE, "%s: \"weight_map: %s\" is not a file name", path,
-          QUOTE(tensor));
+static clora_status find_map(struct clora__json *index, struct clora__json *map) {
+  bool more, is_found = false;
+  json_t *member;
+  TRY(clora__json_next(index, &more));
+  while (more) {
+    if (!clora__json_inside(index, "weight_map", map)) {
+      TRY(clora__json_member(index, &member));
+      json_decref(member);
+    } else if (is_found) {
+      return clora__json_duplicate(index);
+    } else {
+      is_found = true;
+    }
+    TRY(clora__json_next(index, &more));
   }
-  return CLORA_OK;
+  return is_found ? CLORA_OK : fail_map(index->path);
 }
 
 /* The file that stands for a folder: its index, else its only file. */
@@ -117,7 +128,8 @@ static clora_status collect(struct clora__base *base) {
   TRY(clora__allocate(total, sizeof *base->tensors, &base->tensors));
   for (size_t n = 0; n < base->shard_count; n++) {
     for (size_t t = 0; t < base->shards[n].count; t++) {
-      base->tensors[base->count++] = (struct clora__base_tensor){&base->shards[n].tensors[t], n};
+      base->tensors[base->count++] =
+          (struct clora__base_tensor){&base->shards[n].tensors[t], (unsigned)n, false};
     }
   }
   qsort(base->tensors, base->count, sizeof *base->tensors, compare_tensors);
@@ -130,27 +142,34 @@ static clora_status collect(struct clora__base *base) {
   return CLORA_OK;
 }
 
-/* Every tensor is where the index says, and the index knows every tensor. */
-static clora_status check_index(const struct clora__base *base, const json_t *index) {
-  const json_t *map = json_object_get(index, "weight_map");
-  const char *name;
-  json_t *value;
-  json_object_foreach((json_t *)map, name, value) {
-    const struct clora__base_tensor *found = clora__base_find(base, name);
-    const char *shard = json_string_value(value);
-    CHECK(found != NULL, CLORA_BAD_FILE,
-          "%s: says that \"%s\" is in \"%s\", and none of its shards has it", base->index_path,
-          QUOTE(name), QUOTE(shard));
-    const char *there = clora__base_name(base->paths[found->shard]);
-    CHECK(strcmp(there, shard) == 0, CLORA_BAD_FILE,
-          "%s: says that \"%s\" is in \"%s\", and it is in \"%s\"", base->index_path, QUOTE(name),
-          QUOTE(shard), QUOTE(there));
-  }
+/* The tensor is where the index says. */
+static clora_status check_entry(struct clora__json *map, const char *name, json_t *value,
+                                void *user) {
+  const struct clora__base *base = user;
+  const struct clora__base_tensor *found = clora__base_find(base, name);
+  const char *shard = json_string_value(value);
+  CHECK(found != NULL, CLORA_BAD_FILE,
+        "%s: says that \"%s\" is in \"%s\", and none of its shards has it", map->path, QUOTE(name),
+        QUOTE(shard));
+  const char *there = clora__base_name(base->paths[found->shard]);
+  CHECK(strcmp(there, shard) == 0, CLORA_BAD_FILE,
+        "%s: says that \"%s\" is in \"%s\", and it is in \"%s\"", map->path, QUOTE(name),
+        QUOTE(shard), QUOTE(there));
+  if (found->is_indexed) return clora__json_duplicate(map);
+  base->tensors[found - base->tensors].is_indexed = true;
+  return CLORA_OK;
+}
+
+/* And the index knows every tensor. */
+static clora_status check_index(struct clora__base *base, struct clora__json map) {
+  size_t indexed = 0;
+  TRY(clora__json_each(&map, check_entry, base));
+  for (size_t n = 0; n < base->count; n++) indexed += base->tensors[n].is_indexed;
   for (size_t n = 0; n < base->count; n++) {
     const struct clora__base_tensor *held = &base->tensors[n];
-    CHECK(json_object_get(map, held->tensor->name) != NULL, CLORA_BAD_FILE,
+    CHECK(held->is_indexed, CLORA_BAD_FILE,
           "%s: names %zu tensors, its shards hold %zu: \"%s\" in \"%s\" is not among them",
-          base->index_path, json_object_size(map), base->count, QUOTE(held->tensor->name),
+          base->index_path, indexed, base->count, QUOTE(held->tensor->name),
           QUOTE(clora__base_name(base->paths[held->shard])));
   }
   return CLORA_OK;
@@ -176,17 +195,21 @@ static clora_status open_shards(struct clora__base *base, size_t count) {
 }
 
 static clora_status open_index(struct clora__base *base) {
-  json_t *index = NULL;
-  size_t count = 0;
-  clora_status status = read_index(base->index_path, &index);
-  if (status == CLORA_OK) {
-    status =
-        list_shards(base->index_path, json_object_get(index, "weight_map"), &base->paths, &count);
-  }
+  static const struct clora__json_rules rules = {
+      .depth = 8, .has_minus = true, .limit_bytes = INDEX_BYTES, .memory = CLORA__FILE_ROOM};
+  const char *path = base->index_path;
+  char *text;
+  size_t bytes, count = 0;
+  struct clora__json index, map = {0};
+  TRY(clora__json_text(path, &rules, &text, &bytes));
+  clora_status status = clora__json_begin(path, text, bytes, &rules, &index);
+  if (status == CLORA_OK) status = find_map(&index, &map);
+  if (status == CLORA_OK) status = list_shards(map, &base->paths, &count);
+  if (status == CLORA_OK && count == 0) status = fail_map(path);
   if (status == CLORA_OK) status = open_shards(base, count);
-  if (status == CLORA_OK) status = check_index(base, index);
+  if (status == CLORA_OK) status = check_index(base, map);
   for (size_t n = base->shard_count; n < count; n++) free(base->paths[n]); /* not opened */
-  json_decref(index);
+  free(text);
   return status;
 }
 

@@ -7,7 +7,8 @@
 
 struct clora__base_tensor {
   const struct clora__tensor *tensor;
-  size_t shard;
+  unsigned shard;
+  bool is_indexed; /* the index names it */
 };
 
 struct clora__base {

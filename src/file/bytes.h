@@ -22,6 +22,10 @@ enum clora__number {
   CLORA__OTHER
 };
 
+/* What reading a file may take beside its size and its values in f32; and what is counted of that
+ * for each tensor, with the layer that is made of it. */
+enum { CLORA__FILE_ROOM = 4 << 20, CLORA__TENSOR_ROOM = 512 };
+
 /* The elements converted at a time are as many as fit here, on the stack. */
 enum { CLORA__CHUNK_BYTES = 16384 };
 

@@ -166,7 +166,7 @@ static clora_status load(const struct clora__safetensors *opened,
     TRY(read_tensor(opened, &opened->tensors[n], adapter));
   }
   CHECK(adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", opened->file.path);
-  adapter->strings = json_incref((json_t *)opened->metadata);
+  adapter->strings = json_incref(opened->metadata);
   return clora__host_note_file(adapter, opened->file.path);
 }
 

@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "base/size.h"
 #include "base/status.h"
+#include "file/bytes.h"
 #include "file/format.h"
 #include "file/json.h"
 
@@ -236,7 +237,7 @@ static clora_status read_field(struct clora__peft_config *config, const char *ke
 
 static clora_status read_config(struct clora__peft_config *config) {
   static const struct clora__json_rules rules = {
-      .depth = 16, .has_minus = true, .limit_bytes = 1 << 20};
+      .depth = 16, .has_minus = true, .limit_bytes = 1 << 20, .memory = CLORA__FILE_ROOM};
   config->r = 8;
   config->alpha = 8;
   TRY(clora__json_load(config->path, &rules, &config->json));

@@ -163,11 +163,16 @@ static clora_status kohya_to_peft(json_t *names, const clora_adapter_layer *abou
 /* The metadata's own map from kohya names; NULL: there is none. */
 static json_t *load_names(const struct clora__host_adapter *adapter) {
   const char *text = json_string_value(json_object_get(adapter->strings, NAMES_KEY));
-  static const struct clora__json_rules rules = {.depth = 1, .has_minus = true};
+  size_t bytes = text != NULL ? strlen(text) : 0;
+  const struct clora__json_rules rules = {
+      .depth = 1, .has_minus = true, .memory = 4 * bytes + 512 * adapter->count};
   json_t *names = NULL;
-  if (text == NULL) return NULL;
-  return clora__json_parse("metadata", text, strlen(text), &rules, &names) == CLORA_OK ? names
-                                                                                       : NULL;
+  char *copy;
+  if (text == NULL || clora__allocate(bytes, 1, &copy) != CLORA_OK) return NULL;
+  memcpy(copy, text, bytes);
+  clora_status status = clora__json_parse("metadata", copy, bytes, &rules, &names);
+  free(copy);
+  return status == CLORA_OK ? names : NULL;
 }
 
 /* Remembers in the metadata what the names were. */

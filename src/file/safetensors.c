@@ -14,7 +14,7 @@
 #include "file/json.h"
 
 /* The format allows 100 MB; an adapter's header has about 100 bytes for each tensor. */
-enum { HEADER_BYTES = 16 << 20, TENSORS = 1 << 20 };
+enum { HEADER_BYTES = 16 << 20 };
 
 #define METADATA "__metadata__"
 
@@ -104,7 +104,8 @@ static bool measure(struct clora__tensor *tensor, unsigned element_bits, size_t 
   return true;
 }
 
-static clora_status read_entry(const char *path, const char *name, const json_t *entry,
+/* The name moves to `place`, where the member was. */
+static clora_status read_entry(const char *path, const char *name, const json_t *entry, char *place,
                                struct clora__tensor *tensor) {
   size_t length = strlen(name), bytes;
   unsigned bits = 0;
@@ -113,7 +114,7 @@ static clora_status read_entry(const char *path, const char *name, const json_t 
         CLORA__TENSOR_NAME_BYTES);
   CHECK(json_object_size(entry) == 3, CLORA_BAD_FILE,
         "%s: tensor \"%s\" does not have exactly dtype, shape and data_offsets", path, QUOTE(name));
-  tensor->name = name;
+  tensor->name = memcpy(place, name, length + 1);
   TRY(read_dtype(path, entry, tensor, &bits));
   TRY(read_shape(path, entry, tensor));
   TRY(read_offsets(path, entry, tensor));
@@ -136,22 +137,40 @@ static clora_status check_metadata(const char *path, json_t *metadata) {
   return CLORA_OK;
 }
 
-static clora_status read_entries(struct clora__safetensors *opened) {
-  const char *path = opened->file.path, *name;
-  size_t count = json_object_size(opened->header);
-  CHECK(count <= TENSORS, CLORA_UNSUPPORTED, "%s: has %zu tensors, at most %d are supported", path,
-        count, TENSORS);
-  TRY(clora__allocate(count, sizeof *opened->tensors, &opened->tensors));
-  json_t *entry;
-  json_object_foreach(opened->header, name, entry) {
-    if (strcmp(name, METADATA) == 0) {
-      TRY(check_metadata(path, entry));
-      opened->metadata = entry;
-    } else {
-      TRY(read_entry(path, name, entry, &opened->tensors[opened->count++]));
-    }
+static clora_status read_member(struct clora__json *json, const char *name, json_t *value,
+                                void *user) {
+  struct clora__safetensors *opened = user;
+  if (strcmp(name, METADATA) != 0) {
+    return read_entry(json->path, name, value, json->text + json->begin,
+                      &opened->tensors[opened->count++]);
   }
+  if (opened->metadata != NULL) return clora__json_duplicate(json);
+  TRY(check_metadata(json->path, value));
+  opened->metadata = json_incref(value);
+  clora__json_keep(json);
   return CLORA_OK;
+}
+
+static clora_status count_members(struct clora__json json, size_t *count) {
+  bool more;
+  for (*count = 0;; ++*count) {
+    TRY(clora__json_next(&json, &more));
+    if (!more) return CLORA_OK;
+  }
+}
+
+/* What is made of the header may take as much memory as the data and a constant, less what the text
+ * takes. An honest header is short beside its data. */
+static clora_status read_members(struct clora__safetensors *opened, struct clora__json *json,
+                                 size_t room) {
+  size_t count = 0;
+  TRY(count_members(*json, &count));
+  CHECK(count <= room / CLORA__TENSOR_ROOM, CLORA_UNSUPPORTED,
+        "%s: has %zu tensors, at most %zu are supported in a file of %llu bytes", json->path, count,
+        room / CLORA__TENSOR_ROOM, (unsigned long long)opened->file.size_bytes);
+  json->memory = room - count * CLORA__TENSOR_ROOM;
+  TRY(clora__allocate(count, sizeof *opened->tensors, &opened->tensors));
+  return clora__json_each(json, read_member, opened);
 }
 
 static int compare_places(const void *left, const void *right) {
@@ -163,6 +182,16 @@ static int compare_places(const void *left, const void *right) {
 static int compare_names(const void *left, const void *right) {
   const struct clora__tensor *a = left, *b = right;
   return strcmp(a->name, b->name);
+}
+
+static clora_status check_names(const struct clora__safetensors *opened) {
+  qsort(opened->tensors, opened->count, sizeof *opened->tensors, compare_names);
+  for (size_t n = 1; n < opened->count; n++) {
+    CHECK(strcmp(opened->tensors[n - 1].name, opened->tensors[n].name) != 0, CLORA_BAD_FILE,
+          "%s: not valid JSON, in \"%s\": duplicate object key", opened->file.path,
+          QUOTE(opened->tensors[n].name));
+  }
+  return CLORA_OK;
 }
 
 /* The data are the tensors, one after the other: no holes, no overlaps, nothing behind them. */
@@ -183,15 +212,17 @@ static clora_status check_places(const struct clora__safetensors *opened) {
 }
 
 /* The header is one object, padded with spaces. */
-static clora_status parse_header(struct clora__safetensors *opened, const char *text,
-                                 size_t bytes) {
+static clora_status parse_header(struct clora__safetensors *opened, size_t bytes, size_t room) {
   static const struct clora__json_rules rules = {.depth = 3};
   const char *path = opened->file.path;
+  char *text = opened->text;
+  struct clora__json json;
   CHECK(text[0] == '{', CLORA_BAD_FILE, "%s: the header does not begin with {", path);
   while (text[bytes - 1] == ' ') bytes--;
   CHECK(text[bytes - 1] == '}', CLORA_BAD_FILE, "%s: the header does not end with } and spaces",
         path);
-  return clora__json_parse(path, text, bytes, &rules, &opened->header);
+  TRY(clora__json_begin(path, text, bytes, &rules, &json));
+  return read_members(opened, &json, room);
 }
 
 static clora_status find_header(const struct clora__file *file, size_t *length) {
@@ -214,18 +245,19 @@ static clora_status read_header(struct clora__safetensors *opened) {
   size_t length = 0;
   TRY(find_header(&opened->file, &length));
   opened->data_at = 8 + length;
-  char *text;
-  TRY(clora__allocate(length, 1, &text));
-  clora_status status = clora__file_read(&opened->file, 8, text, length);
-  if (status == CLORA_OK) status = parse_header(opened, text, length);
-  free(text);
-  return status;
+  uint64_t data_bytes = opened->file.size_bytes - opened->data_at;
+  CHECK(length <= data_bytes + CLORA__FILE_ROOM, CLORA_UNSUPPORTED,
+        "%s: a header of %zu bytes for %llu bytes of data", opened->file.path, length,
+        (unsigned long long)data_bytes);
+  TRY(clora__allocate(length, 1, &opened->text));
+  TRY(clora__file_read(&opened->file, 8, opened->text, length));
+  return parse_header(opened, length, (size_t)(data_bytes + CLORA__FILE_ROOM) - length);
 }
 
 static clora_status open_file(const char *path, struct clora__safetensors *opened) {
   TRY(clora__file_open(path, &opened->file));
   TRY(read_header(opened));
-  TRY(read_entries(opened));
+  TRY(check_names(opened));
   TRY(check_places(opened));
   qsort(opened->tensors, opened->count, sizeof *opened->tensors, compare_names);
   return CLORA_OK;
@@ -240,8 +272,9 @@ clora_status clora__safetensors_open(const char *path, struct clora__safetensors
 
 void clora__safetensors_close(struct clora__safetensors *opened) {
   clora__file_close(&opened->file);
-  json_decref(opened->header);
+  json_decref(opened->metadata);
   free(opened->tensors);
+  free(opened->text);
   *opened = (struct clora__safetensors){0};
 }
 

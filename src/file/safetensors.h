@@ -20,8 +20,8 @@ struct clora__tensor {
 
 struct clora__safetensors {
   struct clora__file file;
-  struct json_t *header;         /* owns the names */
-  const struct json_t *metadata; /* in the header; NULL: there is none */
+  char *text;              /* what was the header: the names lie in it */
+  struct json_t *metadata; /* NULL: there is none */
   uint64_t data_at;
   size_t *rounded; /* NULL, or what counts the values read of F64 that f32 does not hold */
   size_t count;

@@ -330,7 +330,7 @@ static clora_status load(clora_context *context, const char *path, json_t *docum
 
 clora_status clora_tuning_load(clora_context *context, const char *path, size_t *count) {
   static const struct clora__json_rules rules = {
-      .depth = 4, .has_minus = true, .limit_bytes = 1 << 24};
+      .depth = 4, .has_minus = true, .limit_bytes = 1 << 24, .memory = 1 << 27};
   json_t *document;
   TRY(clora__context_check(context));
   TRY(check_path(path));
