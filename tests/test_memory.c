@@ -5,6 +5,7 @@
 #include "memory.h"
 
 #include "file/base.h"
+#include "file/bytes.h"
 
 static clora_status load_adapter(const char *path) {
   clora_adapter *adapter;
@@ -146,72 +147,210 @@ START_TEST(a_large_file_costs_its_values_once) {
 }
 END_TEST
 
-/* A JSON text of 1 MB: begin, and then `again` over and over, and end. */
-static char *repeat(const char *begin, const char *again, const char *end, size_t *bytes) {
-  enum { ABOUT = 1000000 };
-  size_t length = strlen(again);
-  char *text = malloc(ABOUT + 100);
-  *bytes = (size_t)sprintf(text, "%s", begin);
-  while (*bytes + length <= ABOUT) {
-    memcpy(text + *bytes, again, length);
-    *bytes += length;
+/* ---- hostile ones ---- */
+
+/* A JSON text of about so many bytes: begin, and then `again` over and over, and end. Each # is the
+ * number of the time. */
+struct text {
+  const char *begin, *again, *end;
+  size_t about;
+};
+
+static char *write_text_of(const struct text *t, size_t *bytes) {
+  char *text = malloc(t->about + 1000);
+  *bytes = (size_t)sprintf(text, "%s", t->begin);
+  for (size_t n = 0; *bytes < t->about; n++) {
+    for (const char *c = t->again; *c != '\0'; c++) {
+      if (*c != '#') text[(*bytes)++] = *c;
+      if (*c == '#') *bytes += (size_t)sprintf(text + *bytes, "%zx", n);
+    }
   }
-  *bytes += (size_t)sprintf(text + *bytes, "%s", end);
+  *bytes += (size_t)sprintf(text + *bytes, "%s", t->end);
   return text;
 }
 
-/* GGUF says how many tensors there are; the shortest has 33 bytes there and 144 in memory. */
-START_TEST(a_count_costs_what_the_file_can_hold) {
-  static const struct subject gguf = {NULL, NULL, "m.gguf", load_adapter, 5};
-  enum { TENSORS = 30000, BYTES = 24 + 33 * TENSORS };
-  unsigned char *file = calloc(1, BYTES);
-  memcpy(file, "GGUF\x03", 5);
-  clora__put_little(TENSORS, 8, file + 8);
-  write_file(own("m.gguf"), file, BYTES);
-  ck_assert_uint_eq(try(&gguf), 1);
-  printf("memory: %d tensors in %d bytes: %.1f times\n", TENSORS, BYTES,
-         (double)memory_peak / BYTES);
-  clora__put_little(TENSORS + 1, 8, file + 8);
-  struct subject none = gguf;
-  none.times = 0;
-  write_file(own("m.gguf"), file, BYTES);
-  ck_assert_uint_eq(try(&none), 1);
+/* Loads a file that is refused with these words; NULL: it is read, and has values of so many bytes.
+ * Beside them it costs its size, and what is allowed to every file. */
+static void ck_hostile(const char *what, const char *path, size_t values,
+                       clora_status (*load)(const char *path), const char *words) {
+  memory_begin();
+  clora_status status = load(path);
+  size_t allowed = size_of_files(path) + values + CLORA__FILE_ROOM + MEMORY_CONSTANT;
+  printf("memory: %-40.40s %9zu bytes, %9ld of memory: %.60s\n", what, size_of_files(path),
+         memory_peak, status != CLORA_OK ? strrchr(clora_error(), '/') : "read");
+  ck_each_msg((size_t)memory_peak <= allowed, "%s: %ld bytes of memory, %zu are allowed", what,
+              memory_peak, allowed);
+  ck_assert_msg((status == CLORA_OK) == (words == NULL), "%s: %s", what, clora_error());
+  if (words != NULL) ck_fails(status, status, words);
+}
+
+/* A safetensors file with this header, and zeros behind it. */
+static const char *write_header(const char *path, const char *header, size_t length, size_t data) {
+  char *file = malloc(8 + length);
+  clora__put_little(length, 8, (unsigned char *)file);
+  memcpy(file + 8, header, length);
+  write_file(path, file, 8 + length);
   free(file);
+  ck_assert_int_eq(truncate(path, (off_t)(8 + length + data)), 0);
+  return path;
+}
+
+#define EMPTY(name) ENTRY(name, "U8", "[0]", "[0,0]")
+#define METADATA "{\"__metadata__\":{\"first\":\""
+
+START_TEST(hostile_headers) {
+  enum { MB = 1000000 };
+  static const struct {
+    struct text text;
+    size_t data;
+    const char *words; /* NULL: it is read */
+  } rows[] = {
+      {{"{" EMPTY("x"), "," EMPTY("#"), "}", 16 * MB}, 0, "bytes for 0 bytes of data"},
+      {{"{" EMPTY("x"), "," EMPTY("#"), "}", 3 * MB}, 0, "tensors, at most"},
+      {{"{" EMPTY("x"), "," EMPTY("#"), "}", MB / 4}, 0, NULL},
+      {{"{" EMPTY("x"), "," EMPTY("#"), "," ENTRY("l", "U8", "[200000000]", "[0,200000000]") "}",
+        16 * MB},
+       200 * MB,
+       NULL},
+      {{METADATA "\"", ",\"#\":\"\"", "}}", 3 * MB}, 0, "values in 30000"},
+      {{METADATA "\"", ",\"#\":\"\"", "}}", MB / 8}, 0, NULL},
+      {{METADATA, "x", "\"}}", 3 * MB}, 0, "need more than the"},
+      {{METADATA, "x", "\"}}", MB * 3 / 4}, 0, NULL},
+      {{METADATA, "\\u00e9", "\"}," ENTRY("l", "U8", "[100000000]", "[0,100000000]") "}", 16 * MB},
+       100 * MB,
+       NULL},
+      {{"{\"a\":", "[", "}", 3 * MB}, 0, "more than 3 nested"},
+      {{"{\"a\":", "\"", "}", MB / 4}, 0, "not valid JSON"},
+      {{"{\"", "x", "\":1}", 3 * MB}, 0, "need more than the"},
+      {{"{\"a\":[0", ",0", "]}", 3 * MB}, 0, "need more than the"},
+      {{"{\"a\":[0", ",\"\"", "]}", 3 * MB}, 0, "need more than the"},
+      {{"{\"a\":[0", ",[0]", "]}", 3 * MB}, 0, "need more than the"},
+      {{"{\"a\":[0", ",{}", "]}", MB / 40}, 0, "does not have exactly"},
+      {{"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,0],\"shape\":[0", ",0", "]}}", MB / 20},
+       0,
+       "dimensions, at most 8"},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    size_t bytes;
+    char *text = write_text_of(&rows[n].text, &bytes);
+    const char *path = write_header(own("m.safetensors"), text, bytes, rows[n].data);
+    free(text);
+    ck_hostile(rows[n].text.again, path, 0, open_base, rows[n].words);
+  }
 }
 END_TEST
 
-/* Depth and containers are counted before anything is made of them. What jansson makes of plain
- * values is at most 24 bytes and two places of 8 in a table that doubles, for the two of "0,". */
-START_TEST(json_costs_no_more_than_its_values) {
+/* As many layers as a file of its size may have, with as few values. */
+START_TEST(hostile_layers) {
+  enum { LAYERS = 20000, BYTES = 512, LENGTH = 180 };
+  char *header = malloc(LAYERS * LENGTH);
+  size_t at = 0;
+  for (size_t n = 0; n < LAYERS; n++) {
+    for (size_t half = 0; half < 2; half++) {
+      size_t begin = (2 * n + half) * BYTES;
+      at += (size_t)sprintf(header + at,
+                            "%c\"%zx.lora_%s.weight\":{\"dtype\":\"F32\",\"shape\":%s,"
+                            "\"data_offsets\":[%zu,%zu]}",
+                            at > 0 ? ',' : '{', n, half ? "up" : "down",
+                            half ? "[128,1]" : "[1,128]", begin, begin + BYTES);
+    }
+  }
+  header[at++] = '}';
+  const char *path = write_header(own("m.safetensors"), header, at, 2 * LAYERS * BYTES);
+  free(header);
+  ck_hostile("layers of 128 x 1 x 128", path, 2 * LAYERS * BYTES, load_adapter, NULL);
+}
+END_TEST
+
+START_TEST(hostile_indices) {
+  enum { LONGEST = (32 << 20) - 1000 };
   static const struct {
-    const char *begin, *again, *end;
-    size_t times;
+    struct text text;
+    const char *words;
   } rows[] = {
-      {"{\"a\":", "[", "", 1},
-      {"{\"a\":[0", ",[]", "]}", 1},
-      {"{\"a\":[0", ",{}", "]}", 1},
-      {"{\"a\":", "\"", "", 2}, /* a string that is one quote after the other: unfinished */
-      {"{\"a\":[0", ",0", "]}", 1 + 40 / 2},
-      {"{\"a\":\"", "x", "\"}", 1 + 3}, /* jansson's own text doubles, the string is a copy */
+      {{"{\"weight_map\":{\"x\":\"a\"", ",\"#\":\"a\"", "}}", LONGEST}, "cannot open"},
+      {{"{\"weight_map\":{\"x\":\"a\"", ",\"#\":\"#\"", "}}", LONGEST}, "than the 4096 shards"},
+      {{"{\"weight_map\":{\"x\":[0", ",0", "]}}", LONGEST}, "need more than the"},
+      {{"{\"weight_map\":[0", ",0", "]}", LONGEST}, "need more than the"},
+      {{"{\"x\":0", ",\"#\":0", "}", LONGEST}, "has no \"weight_map\""},
+      {{"{\"x\":", "{\"#\":", "", LONGEST}, "more than 8 nested"},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    size_t bytes;
+    char *text = write_text_of(&rows[n].text, &bytes);
+    const char *path = write_file(own("m.index.json"), text, bytes);
+    free(text);
+    ck_hostile(rows[n].text.again, path, 0, open_base, rows[n].words);
+  }
+}
+END_TEST
+
+START_TEST(hostile_configs) {
+  enum { LONGEST = (1 << 20) - 1000 };
+  static const struct {
+    struct text text;
+    const char *words;
+  } rows[] = {
+      {{"{\"a\":", "[", "", LONGEST}, "more than 16 nested"},
+      {{"{\"a\":[0", ",[]", "]}", LONGEST}, "need more than the"},
+      {{"{\"a\":[0", ",0", "]}", LONGEST}, "need more than the"},
+      {{"{\"a\":[0", ",{}", "]}", LONGEST / 64}, "has no \"peft_type\""},
+      {{"{\"x\":0", ",\"#\":{}", "}", LONGEST}, "need more than the"},
+      {{"{\"a\":\"", "x", "\"}", LONGEST}, "has no \"peft_type\""},
+      {{"{\"peft_type\":\"LORA\",\"rank_pattern\":{\"x\":8", ",\"((((((a){9}){9}){9}){2}){2})#\":8",
+        "}}", LONGEST / 8},
+       "the patterns need more than 1048576 bytes"},
   };
   mkdir(own("peft"), 0777);
   copy(FORMATS "plain/adapter_model.safetensors", own("peft/adapter_model.safetensors"));
-  size_t kept = size_of_files(own("peft"));
   for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
     size_t bytes;
-    char *text = repeat(rows[n].begin, rows[n].again, rows[n].end, &bytes);
-    struct subject config = {NULL, NULL, "peft", load_adapter, rows[n].times};
+    char *text = write_text_of(&rows[n].text, &bytes);
     write_file(own("peft/adapter_config.json"), text, bytes);
-    ck_assert_uint_eq(try(&config), 1);
-    printf("memory: %s%s%s... %zu bytes: %.1f times\n", rows[n].begin, rows[n].again, rows[n].again,
-           bytes, (double)memory_peak / (double)(bytes + kept));
-    write_safetensors(own("m.safetensors"), text, 0);
     free(text);
-    struct subject header = {NULL, NULL, "m.safetensors", open_base, rows[n].times};
-    ck_assert_uint_eq(try(&header), 1);
+    ck_hostile(rows[n].text.again, own("peft"), 0, load_adapter, rows[n].words);
+  }
+}
+END_TEST
+
+/* A GGUF file of zeros that says it has so many tensors and pairs: u8 0 under keys of so many
+ * bytes. Without pairs it is as short as its tensors may be. */
+static const char *write_gguf(size_t tensors, size_t pairs, size_t key_bytes) {
+  size_t bytes = 24 + 33 * tensors + pairs * (13 + key_bytes);
+  unsigned char *file = calloc(1, bytes), *at = file + 24;
+  memcpy(file, "GGUF\x03", 5);
+  clora__put_little(tensors, 8, file + 8);
+  clora__put_little(pairs, 8, file + 16);
+  for (size_t n = 0; n < pairs; n++, at += 13 + key_bytes) {
+    clora__put_little(key_bytes, 8, at);
+    memset(at + 8, 'k', key_bytes);
+    for (size_t d = 0; d < 3; d++)
+      at[8 + d] = (unsigned char)('A' + n / (d == 0 ? 1 : d == 1 ? 16 : 256) % 16);
+  }
+  write_file(own("m.gguf"), file, bytes);
+  free(file);
+  return own("m.gguf");
+}
+
+/* GGUF says how many tensors there are; the shortest has 33 bytes there and 136 in memory. */
+START_TEST(hostile_gguf) {
+  static const struct {
+    const char *what;
+    size_t tensors, pairs, key_bytes;
+    const char *words;
+  } rows[] = {
+      {"8700 tensors", 8700, 0, 0, "a tensor's name has 0 bytes"},
+      {"300000 tensors", 300000, 0, 0, "300000 tensors and 0 pairs of metadata, none or too many"},
+      {"4096 pairs", 1, 4096, 3, "a tensor's name has 0 bytes"},
+      {"4096 pairs with long keys", 1, 4096, 4000, "a tensor's name has 0 bytes"},
+      {"4097 pairs", 1, 4097, 3, "1 tensors and 4097 pairs of metadata, none or too many"},
+  };
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    ck_hostile(rows[n].what, write_gguf(rows[n].tensors, rows[n].pairs, rows[n].key_bytes), 0,
+               load_adapter, rows[n].words);
   }
 }
 END_TEST
 
 TEST_MAIN("memory", damaged_files_cost_no_more_than_their_size, a_large_file_costs_its_values_once,
-          a_count_costs_what_the_file_can_hold, json_costs_no_more_than_its_values)
+          hostile_headers, hostile_layers, hostile_indices, hostile_configs, hostile_gguf)

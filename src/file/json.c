@@ -137,8 +137,8 @@ clora_status clora__json_member(const struct clora__json *json, json_t **member)
   char *text = json->text + json->begin, *last = json->text + json->at, before = *text,
        after = *last;
   CHECK(measure(json) <= json->memory, CLORA_UNSUPPORTED,
-        "%s: %zu values in %zu bytes of JSON%s need more than %zu bytes of memory", json->path,
-        json->values, json->at - json->begin, name_member(json).text, json->memory);
+        "%s: %zu values in %zu bytes of JSON%s need more than the %zu bytes of memory left",
+        json->path, json->values, json->at - json->begin, name_member(json).text, json->memory);
   json_error_t error;
   *text = '{';
   *last = '}';

@@ -20,6 +20,9 @@
  * (matching a plain name of 100 bytes takes about 100 steps). */
 enum { MATCH_STEPS = 1 << 29, MATCH_SHARE = 500, MATCH_HEAP_KIB = 8192, PATTERN_BYTES = 4096 };
 
+/* Of all patterns compiled. A plain name takes about 200 bytes, "((((((a){9}){9}){9}){2}){2})" 32 KiB. */
+enum { COMPILED_BYTES = 1 << 20 };
+
 struct field {
   const char *name;
   clora_status (*read)(struct clora__peft_config *, const struct field *,
@@ -138,12 +141,18 @@ static clora_status read_patterns(struct clora__peft_config *config, const char 
   TRY(clora__allocate(json_object_size(object), sizeof *patterns->items, &patterns->items));
   const char *key;
   json_t *value;
+  size_t bytes = 0;
   json_object_foreach((json_t *)object, key, value) { /* in the order of the file */
     struct clora__pattern *pattern = &patterns->items[patterns->count];
     pattern->key = key;
     pattern->value = value;
     TRY(compile_pattern(config, field, key, &pattern->code));
     patterns->count++;
+    pcre2_pattern_info(pattern->code, PCRE2_INFO_SIZE, &bytes);
+    config->compiled_bytes += bytes;
+    CHECK(config->compiled_bytes <= COMPILED_BYTES, CLORA_UNSUPPORTED,
+          "%s: \"%s\": up to the key \"%s\" the patterns need more than %d bytes of memory",
+          config->path, field, QUOTE(key), COMPILED_BYTES);
   }
   return CLORA_OK;
 }

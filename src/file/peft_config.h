@@ -37,6 +37,7 @@ struct clora__peft_config {
   bool is_rank_stabilised, has_magnitude, has_bias, fan_in_fan_out;
   const char *changed_base; /* in json: the initialisation that changed the base; or NULL */
   struct clora__patterns ranks, alphas;
+  size_t compiled_bytes; /* of both */
   pcre2_compile_context *compiling;
   pcre2_match_context *matching;
   pcre2_match_data *match;
