@@ -184,16 +184,6 @@ static int compare_names(const void *left, const void *right) {
   return strcmp(a->name, b->name);
 }
 
-static clora_status check_names(const struct clora__safetensors *opened) {
-  qsort(opened->tensors, opened->count, sizeof *opened->tensors, compare_names);
-  for (size_t n = 1; n < opened->count; n++) {
-    CHECK(strcmp(opened->tensors[n - 1].name, opened->tensors[n].name) != 0, CLORA_BAD_FILE,
-          "%s: not valid JSON, in \"%s\": duplicate object key", opened->file.path,
-          QUOTE(opened->tensors[n].name));
-  }
-  return CLORA_OK;
-}
-
 /* The data are the tensors, one after the other: no holes, no overlaps, nothing behind them. */
 static clora_status check_places(const struct clora__safetensors *opened) {
   const char *path = opened->file.path;
@@ -208,6 +198,17 @@ static clora_status check_places(const struct clora__safetensors *opened) {
   }
   CHECK(end == data_bytes, CLORA_BAD_FILE, "%s: the tensors have %llu bytes, the file has %llu",
         path, (unsigned long long)end, (unsigned long long)data_bytes);
+  return CLORA_OK;
+}
+
+/* Ordered by name, which makes duplicates neighbours. */
+static clora_status check_names(const struct clora__safetensors *opened) {
+  qsort(opened->tensors, opened->count, sizeof *opened->tensors, compare_names);
+  for (size_t n = 1; n < opened->count; n++) {
+    CHECK(strcmp(opened->tensors[n - 1].name, opened->tensors[n].name) != 0, CLORA_BAD_FILE,
+          "%s: not valid JSON, in \"%s\": duplicate object key", opened->file.path,
+          QUOTE(opened->tensors[n].name));
+  }
   return CLORA_OK;
 }
 
@@ -257,10 +258,8 @@ static clora_status read_header(struct clora__safetensors *opened) {
 static clora_status open_file(const char *path, struct clora__safetensors *opened) {
   TRY(clora__file_open(path, &opened->file));
   TRY(read_header(opened));
-  TRY(check_names(opened));
   TRY(check_places(opened));
-  qsort(opened->tensors, opened->count, sizeof *opened->tensors, compare_names);
-  return CLORA_OK;
+  return check_names(opened);
 }
 
 clora_status clora__safetensors_open(const char *path, struct clora__safetensors *opened) {
