@@ -27,9 +27,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 static char fuzz_folder[96];
 
 static inline void remove_folder(void) {
-  static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors", "file",
+  static const char *const names[] = {"adapter_config.json",
+                                      "adapter_model.safetensors",
+                                      "file",
                                       "saved/adapter_config.json",
-                                      "saved/adapter_model.safetensors"};
+                                      "saved/adapter_model.safetensors",
+                                      "index.json",
+                                      "a.safetensors"};
   char path[128];
   for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
     snprintf(path, sizeof path, "%s/%s", fuzz_folder, names[n]);
