@@ -36,7 +36,7 @@ struct clora__json {
   const struct clora__json_rules *rules;
   size_t memory;    /* of the rules', what is left */
   size_t begin, at; /* the member: from the { or comma before it to the comma or } behind it */
-  size_t values;    /* at most so many are in it */
+  size_t cost;      /* what it may take when it is parsed */
 };
 
 clora_status clora__json_begin(const char *path, char *text, size_t bytes,

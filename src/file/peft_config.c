@@ -20,7 +20,8 @@
  * (matching a plain name of 100 bytes takes about 100 steps). */
 enum { MATCH_STEPS = 1 << 29, MATCH_SHARE = 500, MATCH_HEAP_KIB = 8192, PATTERN_BYTES = 4096 };
 
-/* Of all patterns compiled. A plain name takes about 200 bytes, "((((((a){9}){9}){9}){2}){2})" 32 KiB. */
+/* Of all patterns compiled. A plain name takes about 200 bytes, "((((((a){9}){9}){9}){2}){2})" 32
+ * KiB. */
 enum { COMPILED_BYTES = 1 << 20 };
 
 struct field {
