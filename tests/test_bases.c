@@ -67,6 +67,20 @@ START_TEST(refuses_bases_that_disagree) {
        "names 2 tensors, its shards hold 3: \"model.m.q.weight\" in \"a.safetensors\" is not among "
        "them"},
       {"{\"weight_map\": {\"x\": \"b.safetensors\", \"x\": \"b.safetensors\"}}", "duplicate"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\"}, \"weight_map\": {}}",
+       "in \"weight_map\": duplicate object key"},
+      {"{\"weight_map\": {}}", "has no \"weight_map\""},
+      {"{\"weight_map\": []}", "has no \"weight_map\""},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\",}}", "a member is missing"},
+      {"{\"weight_map\": {,\"x\": \"b.safetensors\"}}", "a member is missing"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\"]}", "a comma or the end is expected"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\"} 1}", "a comma or the end is expected"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\"}} {}", "a comma or the end is expected"},
+      {"{\"weight_map\": {\"x\": \"b.safetensors\"},\n \"y\": [1}}",
+       "line 2, column 9, in \"y\": ']' expected near '}'"},
+      {"{\"weight_map\": {\"x\" \"b.safetensors\"}}", "in \"x\": ':' expected near"},
+      {"", "nothing is there"},
+      {"\"weight_map\"", "the JSON is not an object"},
   };
   struct clora__base base;
   make_shards();
