@@ -1,7 +1,7 @@
 /* backward: from dy to dx, dA, dB and dscale, as products:
  *
  *   dt = dy B^T                    shrink     t = x A, unless it was kept      shrink
- *   dA = scale x^T dt              reduce     dB = scale t^T dy                reduce
+ *   dB = scale t^T dy              reduce     dA = scale x^T dt                reduce
  *   dx = scale dt A^T              expand     dscale = sum of t * dt           dot
  *
  * dx comes last: it may take the place of x.
@@ -17,8 +17,9 @@
 #include "plan/tune.h"
 #include "product/product.h"
 
-/* The products of one call, in the order in which they run. */
-enum { T, DT, DA, DB, DX, STEPS };
+/* The products of one call, in the order in which they run: DB reads dy while DT has left it in a
+ * cache. */
+enum { T, DT, DB, DA, DX, STEPS };
 
 struct backward {
   clora_context *context;
