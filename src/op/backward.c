@@ -297,7 +297,8 @@ clora_status clora_explain_backward(const clora_layer *layer, const clora_matrix
   TRY(describe(layer, x, dy, options, &b));
   text[0] = '\0';
   for (int i = 0; i < STEPS; i++) {
-    static const char *const names[STEPS] = {"t", "dt", "dA", "dB", "dx"};
+    static const char *const names[STEPS] = {
+        [T] = "t", [DT] = "dt", [DA] = "dA", [DB] = "dB", [DX] = "dx"};
     struct step *s = &b.steps[i];
     if (!s->wanted) continue;
     size_t used = strlen(text);
