@@ -270,6 +270,14 @@ says out '^12 layers'
 expect 1 inspect $'bad\033[31m\nname'
 says err 'bad\\x1b\[31m'
 [ "$(tr -cd '\033' <err | wc -c)" = 0 ] || fail "an escape character was printed"
+# Nor do C1 controls, and Unicode's that turn the direction of the text or hide in it.
+turned=$'a\xe2\x80\xaeb\xe2\x80\x8bc\xc2\x9bd\xef\xbb\xbf\xf3\xa0\x81\x81\xc3\xa9'
+expect 0 init --dim 3 --dim-out 2 --name "$turned" -o turned
+says out 'layer a\\u202eb\\u200bc\\x9bd\\ufeff\\ue0041é,'
+expect 0 inspect turned
+says out '^a\\u202eb\\u200bc\\x9bd\\ufeff\\ue0041é  +3 '
+expect 0 inspect turned --json
+says out 'a\\u202Eb\\u200Bc\\u009Bd\\uFEFF\\uDB40\\uDC41\\u00E9'
 
 # ---- with a device ----
 

@@ -12,23 +12,54 @@
 
 /* ---- messages ---- */
 
-/* Bytes of the control character that text starts with, 0 when it starts with none. The control
- * characters behind DEL are two bytes in UTF-8. */
-static size_t measure_control(const char *text) {
-  unsigned char first = (unsigned char)text[0], second = (unsigned char)text[first != '\0'];
-  if (first < 0x20 || first == 0x7f) return 1;
-  return first == 0xc2 && second >= 0x80 && second < 0xa0 ? 2 : 0;
+/* What a terminal does not show but obeys, or shows as nothing: control characters, and Unicode's
+ * format characters, which turn the direction of what follows or hide in a name. */
+static const struct {
+  uint32_t first, last;
+} hidden[] = {{0x00, 0x1f},     {0x7f, 0x9f},     {0xad, 0xad},      {0x61c, 0x61c},
+              {0x180e, 0x180e}, {0x200b, 0x200f}, {0x2028, 0x202e},  {0x2060, 0x206f},
+              {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xe0000, 0xe007f}};
+
+/* The character that text starts with, and its bytes. What is not UTF-8, a driver's name, say, is
+ * passed on byte by byte: as a character that is not hidden. */
+static uint32_t take_character(const char *text, size_t *bytes) {
+  const unsigned char *at = (const unsigned char *)text;
+  size_t more = *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : *at >= 0xc2 ? 1 : 0;
+  uint32_t character = more > 0 ? *at & (0x3fu >> more) : *at < 0x80 ? *at : 'x';
+  *bytes = 1;
+  for (size_t n = 1; n <= more; n++) {
+    if ((at[n] & 0xc0) != 0x80) return 'x';
+    character = character << 6 | (at[n] & 0x3fu);
+  }
+  *bytes = 1 + more;
+  return character;
+}
+
+static bool is_hidden(uint32_t character) {
+  size_t n = 0, count = sizeof hidden / sizeof *hidden;
+  while (n < count && (character < hidden[n].first || character > hidden[n].last)) n++;
+  return n < count;
+}
+
+/* "\x1b", "\u202e"; gives the columns. */
+static size_t put_escaped(FILE *stream, uint32_t character) {
+  char text[16];
+  int columns = snprintf(text, sizeof text, "\\%c%0*x", character > 0xff ? 'u' : 'x',
+                         character > 0xff ? 4 : 2, (unsigned)character);
+  if (stream != NULL) fputs(text, stream);
+  return (size_t)columns;
 }
 
 static size_t put(FILE *stream, const char *text, size_t length) {
-  size_t columns = 0;
-  for (const char *end = text + length; text < end;) {
-    size_t control = measure_control(text);
-    if (stream != NULL && control == 0) putc(*text, stream);
-    if (stream != NULL && control > 0) fprintf(stream, "\\x%02x", (unsigned char)text[control - 1]);
-    bool continues = control == 0 && ((unsigned char)*text & 0xc0) == 0x80; /* inside UTF-8 */
-    columns += control > 0 ? 4 : !continues;
-    text += control > 0 ? control : 1;
+  size_t columns = 0, bytes;
+  for (const char *end = text + length; text < end; text += bytes) {
+    uint32_t character = take_character(text, &bytes);
+    if (is_hidden(character)) {
+      columns += put_escaped(stream, character);
+      continue;
+    }
+    if (stream != NULL) fwrite(text, 1, bytes, stream);
+    columns++;
   }
   return columns;
 }
@@ -152,7 +183,8 @@ json_t *tool_json_lines(const char *text) {
 }
 
 int tool_print_json(struct tool *tool, json_t *object) {
-  int result = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+  int result =
+      json_dumpf(object, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
   json_decref(object);
   if (result != 0) return tool_fail(tool, TOOL_FAILURE, "cannot write JSON to stdout");
   putchar('\n');

@@ -118,7 +118,8 @@ const char *tool_nearest(const char *word, size_t count, const char *(*name)(siz
 
 /* ---- messages ---- */
 
-/* Prints text with its control characters escaped, for names that come from files or drivers.
+/* Prints text with its control and format characters escaped, for names that come from files or
+ * drivers.
  * Gives the number of columns; stream may be NULL, to count alone. */
 size_t tool_put(FILE *stream, const char *text);
 
