@@ -662,7 +662,8 @@ CLORA_API size_t clora_adapter_tensor_count(const clora_adapter *adapter);
 CLORA_API clora_status clora_adapter_describe_tensor(const clora_adapter *adapter, size_t index,
                                                      clora_adapter_tensor *tensor);
 
-/* How many values of layers stood in the file as f64 that f32 does not hold: they are rounded. */
+/* How many values of layers were rounded to f32: those that stood in the file as f64, or, of a sum,
+ * those of B that were multiplied. */
 CLORA_API size_t clora_adapter_rounded(const clora_adapter *adapter);
 
 /* "pissa", "olora": the initialisation that changed the base, over which alone the adapter is
@@ -736,12 +737,13 @@ typedef struct clora_combine_part {
 
 /* The weighted sum of adapters: each layer that any of them has, A side by side and B one below the
  * other, so that the ranks add up. The first part's B keeps its values, the others' are multiplied
- * by what their weight * scale differs by, and rounded to f32; one adapter with weight 1 is itself.
- * A tensor that adapters trained whole is kept as it is, where theirs are the same and have weights
- * that add up to 1; else that is an error, because what it learned is not known without the base.
- * The sum of adapters over a changed base belongs to that base too, unless their weights cancel, or
- * another part has the weight that cancels them: PiSSA's conversion to the stock base is the
- * trained adapter less the initial one. */
+ * by what their weight * scale differs by, and rounded to f32 (clora_adapter_rounded() says how
+ * many were); one adapter with weight 1 is itself. A tensor that adapters trained whole is kept as
+ * it is, where theirs are the same and have weights that add up to 1; else that is an error,
+ * because what it learned is not known without the base. The sum of adapters over a changed base
+ * belongs to that base too, unless their weights cancel, or another part has the weight that
+ * cancels them: PiSSA's conversion to the stock base is the trained adapter less the initial one.
+ */
 CLORA_API clora_status clora_adapter_combine(const clora_combine_part *parts, size_t count,
                                              clora_adapter **combined);
 
@@ -848,12 +850,13 @@ typedef struct clora_merge_options {
 
 typedef struct clora_merge_report {
   size_t layers, replaced; /* merged; tensors that were written instead of the base's */
-  uint64_t elements;       /* of the merged weights and of those tensors */
+  uint64_t elements;       /* of the merged weights and biases, and of those tensors */
   uint64_t unmoved;        /* of those: the adapter would change them, and rounding undid it */
   uint64_t not_finite;     /* infinities and NaN of the base in the weights and biases: they stay */
-  double largest_loss;     /* |rounding| / |change|, Frobenius norms, of the layer or tensor that
-                              lost most */
-  const char *largest_loss_layer; /* its name, owned by the adapter; NULL: nothing was lost */
+  double largest_loss;     /* |rounding| / |change|, Frobenius norms, of the weight, bias or tensor
+                              that lost most */
+  const char *largest_loss_layer; /* the layer's or its own name, owned by the adapter; NULL:
+                                     nothing was lost */
   uint64_t bytes;                 /* written */
 } clora_merge_report;
 

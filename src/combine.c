@@ -71,9 +71,25 @@ static clora_status describe_sum(const clora_combine_part *parts, size_t count, 
   return clora__host_check("the sum", about);
 }
 
+/* Adds factor * values to the sum, each rounded to f32 once; those that rounding changed are added
+ * to *rounded. */
+static clora_status add_scaled(const char *name, double factor, size_t count, const float *values,
+                               float *sum, size_t *rounded) {
+  for (size_t n = 0; n < count; n++) {
+    double value = factor * (double)values[n];
+    if (sum[n] != 0) value += (double)sum[n]; /* not to 0: it would take the sign of -0 */
+    CHECK(isfinite((float)value), CLORA_INVALID_ARGUMENT,
+          "layer \"%s\": B times %g has the value %g, which f32 cannot hold", QUOTE(name), factor,
+          value);
+    sum[n] = (float)value;
+    *rounded += (double)sum[n] != value;
+  }
+  return CLORA_OK;
+}
+
 /* A side by side, B one below the other, each times what its scale differs by. */
 static clora_status fill_sum(const clora_combine_part *parts, size_t count,
-                             struct clora__host_layer *sum) {
+                             struct clora__host_layer *sum, size_t *rounded) {
   const clora_adapter_layer *about = &sum->about;
   size_t at = 0;
   for (size_t n = 0; n < count; n++) {
@@ -85,15 +101,9 @@ static clora_status fill_sum(const clora_combine_part *parts, size_t count,
     for (size_t k = 0; k < about->d_in; k++) {
       memcpy(sum->a + k * about->r + at, layer->a + k * r, r * sizeof *sum->a);
     }
-    for (size_t i = 0; i < r * d_out; i++) {
-      double value = factor * (double)layer->b[i];
-      CHECK(isfinite((float)value), CLORA_INVALID_ARGUMENT,
-            "layer \"%s\": B times %g has the value %g, which f32 cannot hold", QUOTE(about->name),
-            factor, value);
-      sum->b[at * d_out + i] = (float)value;
-    }
-    for (size_t o = 0; layer->bias != NULL && o < d_out; o++) {
-      sum->bias[o] += (float)(factor * (double)layer->bias[o]);
+    TRY(add_scaled(about->name, factor, r * d_out, layer->b, sum->b + at * d_out, rounded));
+    if (layer->bias != NULL) {
+      TRY(add_scaled(about->name, factor, d_out, layer->bias, sum->bias, rounded));
     }
     at += r;
   }
@@ -107,7 +117,7 @@ static clora_status add_sum(const clora_combine_part *parts, size_t count, const
   if (find_layer(sum, name) != NULL) return CLORA_OK;
   TRY(describe_sum(parts, count, name, &about));
   TRY(clora__host_add(&sum->host, &about, &layer));
-  return fill_sum(parts, count, layer);
+  return fill_sum(parts, count, layer, &sum->host.rounded);
 }
 
 static const struct clora__host_tensor *find_tensor(const clora_adapter *adapter,

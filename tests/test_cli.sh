@@ -219,7 +219,7 @@ says out '"scale": 1\.66666666666667' # alpha is 10, r 3
 expect 2 combine "$sums/a=x" "$sums/b" -o sum
 says err 'the weight is not a finite number'
 expect 0 combine "$sums/a=0.7" "$sums/b=1.6" -o sum
-says out '^1 layer$' '^wrote     sum$'
+says out '^1 layer$' '^rounded   [0-9]+ values to f32$' '^wrote     sum$'
 expect 0 combine "$formats/plain=0.5" "$formats/modules_to_save" -o kept
 says out '^kept      2 tensors of the base, as they are$'
 expect 1 combine "$formats/plain" "$formats/modules_to_save=0.5" -o no

@@ -27,6 +27,30 @@ START_TEST(a_sum_is_the_sum) {
 }
 END_TEST
 
+/* Products that f32 does not hold are counted; those with a power of two it all holds. */
+START_TEST(tells_what_it_rounds) {
+  static const struct {
+    double weight; /* of the second; its scale is 0.5, the first's 10/3 */
+    bool is_exact;
+  } rows[] = {{1.6, false}, {-4 * (10 / 3.0), true}, {0, true}};
+  clora_adapter *b = load(COMBINE "/b");
+  const struct clora__host_layer *layer = &b->host.items[0];
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    clora_adapter *sum = combine(1, rows[n].weight);
+    const struct clora__host_layer *both = &sum->host.items[0];
+    size_t values = layer->about.r * layer->about.d_out, differ = 0;
+    double factor = rows[n].weight * layer->about.scale / both->about.scale;
+    for (size_t i = 0; i < values; i++) {
+      differ += (double)both->b[3 * layer->about.d_out + i] != factor * (double)layer->b[i];
+    }
+    ck_assert_int_eq(differ == 0, rows[n].is_exact);
+    ck_assert_uint_eq(clora_adapter_rounded(sum), differ);
+    clora_adapter_destroy(sum);
+  }
+  clora_adapter_destroy(b);
+}
+END_TEST
+
 /* peft#3111, #3449: one adapter with weight 1 is itself, bit for bit. */
 START_TEST(one_adapter_with_weight_one_is_itself) {
   static const char *const names[] = {"plain",           "rslora",    "patterns", "f16",
@@ -196,6 +220,6 @@ START_TEST(weighs_no_module_trained_whole) {
 }
 END_TEST
 
-TEST_MAIN("combine", a_sum_is_the_sum, one_adapter_with_weight_one_is_itself,
+TEST_MAIN("combine", a_sum_is_the_sum, tells_what_it_rounds, one_adapter_with_weight_one_is_itself,
           converts_pissa_by_a_difference, a_sum_keeps_its_changed_base,
           refuses_what_cannot_be_summed, weighs_no_module_trained_whole)

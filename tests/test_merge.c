@@ -216,7 +216,7 @@ START_TEST(tells_what_is_not_finite) {
   write_file(path, file, bytes);
   free(file);
   ck_ok(merge_into(&adapter, path, own("out.safetensors"), &report));
-  ck_assert_uint_eq(report.elements, 6);
+  ck_assert_uint_eq(report.elements, 6 + 2);
   ck_assert_uint_eq(report.not_finite, 3);
   file = read_file(own("out.safetensors"), &bytes);
   ck_assert_mem_eq(file + bytes - 28, nan_bytes, 4);
@@ -293,13 +293,18 @@ START_TEST(adds_a_bias_of_b) {
       &layer));
   layer->bias[0] = 0.5f;
   layer->bias[1] = 0x1p-10f;
+  clora_merge_report report;
   write_base(own("base.safetensors"), names, bf16, shapes, 3, 1);
-  ck_ok(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL));
+  ck_ok(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), &report));
   size_t count;
   float *values = read_tensor(own("out.safetensors"), "model.m.q.bias", &count);
   ck_assert_double_eq((double)values[0], 2);
   ck_assert_double_eq((double)values[1], 1.25); /* 1.25 + 2^-9 in bf16 */
   free(values);
+  ck_assert_uint_eq(report.elements, 6 + 2);
+  ck_assert_uint_eq(report.unmoved, 1);
+  ck_assert_double_eq(report.largest_loss, sqrt(0x1p-18 / (1 + 0x1p-18)));
+  ck_assert_str_eq(report.largest_loss_layer, "m.q");
   write_base(own("base.safetensors"), names, bf16, shapes, 1, 1);
   ck_fails(merge_into(&adapter, own("base.safetensors"), own("out.safetensors"), NULL),
            CLORA_UNSUPPORTED, "the base has no \"model.m.q.bias\" to add it to");

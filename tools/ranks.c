@@ -27,9 +27,11 @@ clora_rank_options tool_ranks_options(const struct tool_ranks *request) {
 int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
                      const clora_adapter *adapter, const clora_rank_report *report) {
   size_t count = clora_adapter_count(adapter), tensors = clora_adapter_tensor_count(adapter);
+  size_t rounded = clora_adapter_rounded(adapter);
   if (tool->json) {
-    json_t *object = json_pack("{so, so, so}", "output", tool_json_text(request->output), "layers",
-                               tool_json_number(count), "tensors", tool_json_number(tensors));
+    json_t *object = json_pack("{so, so, so, so}", "output", tool_json_text(request->output),
+                               "layers", tool_json_number(count), "tensors",
+                               tool_json_number(tensors), "rounded", tool_json_number(rounded));
     if (report != NULL) {
       json_object_set_new(object, "largest_r", tool_json_number(report->largest_r));
       json_object_set_new(object, "error", tool_json_real(report->error));
@@ -52,6 +54,7 @@ int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
         "\nskipped   %zu that differ and are no matrix of a linear layer, or are not in the base",
         report->skipped);
   }
+  if (rounded > 0) printf("\nrounded   %zu values to f32", rounded);
   if (tensors > 0) {
     printf("\nkept      %zu tensor%s of the base, as %s", tensors, tensors == 1 ? "" : "s",
            tensors == 1 ? "it is" : "they are");

@@ -27,7 +27,7 @@ struct clora__host_adapter {
   struct clora__host_tensor *tensors;
   size_t tensor_count;
   char *files[2];         /* that it was read from; NULL: fewer */
-  size_t rounded;         /* values of f64 in the file that f32 does not hold */
+  size_t rounded;         /* values that f32 does not hold: of f64 in the file, or of a sum */
   char *changed_base;     /* the initialisation that changed the base; NULL: none did */
   char *architecture;     /* of the base, as GGUF spells it; NULL: not known */
   struct json_t *config;  /* the fields of a PEFT config, carried along; NULL: there is none */

@@ -323,6 +323,7 @@ static clora_status merge_layer(struct merge *merge, const struct change *change
 static clora_status add_bias(struct merge *merge, const struct clora__host_layer *layer,
                              clora_dtype dtype, float *values) {
   const clora_adapter_layer *about = &layer->about;
+  struct loss loss = {0};
   for (size_t o = 0; o < about->d_out; o++) {
     double before = (double)values[o], added = about->scale * (double)layer->bias[o];
     merge->report->not_finite += !isfinite(before);
@@ -331,7 +332,9 @@ static clora_status add_bias(struct merge *merge, const struct clora__host_layer
     CHECK(isfinite(values[o]), CLORA_UNSUPPORTED,
           "layer \"%s\": column %zu of the merged bias is %g, which %s cannot hold",
           QUOTE(about->name), o, before + added, clora_dtype_name(dtype));
+    add_loss(&loss, before, before + added, (double)values[o]);
   }
+  count_loss(merge, &loss, about->name, about->d_out);
   return CLORA_OK;
 }
 
