@@ -542,7 +542,8 @@ CLORA_API void clora_array_free(clora_array *array);
  *   peft   a folder with adapter_config.json and adapter_model.safetensors
  *   kohya  one .safetensors file with lora_down, lora_up and alpha for every module
  *   gguf   one .gguf file, llama.cpp's
- *   npy    one layer: A [d_in, r] in NAME.A.npy and B [r, d_out] in NAME.B.npy, unscaled
+ *   npy    one layer: A [d_in, r] in NAME.A.npy and B [r, d_out] in NAME.B.npy, unscaled; bf16 is
+ *          written as f4, because numpy has none
  * Names of layers are kept as the file spells them; clora_adapter_rename() translates them. */
 
 typedef struct clora_adapter clora_adapter;

@@ -253,6 +253,38 @@ static void ck_refused(const char *path, clora_status status, const char *words)
   clora__host_free(&adapter);
 }
 
+/* Of f16, A or B or both, the very bits as numpy's f2; bf16 becomes f4, which holds it. */
+START_TEST(keeps_f16_in_a_pair) {
+  static const clora_dtype dtypes[][2] = {
+      {CLORA_F16, CLORA_F16}, {CLORA_F16, CLORA_F32}, {CLORA_BF16, CLORA_F16}};
+  write_pair("half.A.npy", "half.B.npy", 3, 2, 2, 4);
+  for (size_t n = 0; n < sizeof dtypes / sizeof *dtypes; n++) {
+    struct clora__host_adapter adapter = {0}, again = {0};
+    ck_ok(clora__format_load(own("half.A.npy"), NULL, &adapter));
+    clora_adapter_layer *about = &adapter.items[0].about;
+    about->a_dtype = dtypes[n][0];
+    about->b_dtype = dtypes[n][1];
+    ck_ok(clora__format_save(own("half.A.npy"), NULL, &adapter));
+    for (size_t half = 0; half < 2; half++) {
+      size_t bytes;
+      char *file = read_file(own(half == 0 ? "half.A.npy" : "half.B.npy"), &bytes);
+      const char *descr = dtypes[n][half] == CLORA_F16 ? "'descr': '<f2'," : "'descr': '<f4',";
+      ck_assert_ptr_nonnull(strstr(file + 10, descr));
+      ck_assert_uint_eq(bytes, 128 + (half == 0 ? 6 : 8) * (dtypes[n][half] == CLORA_F16 ? 2 : 4));
+      free(file);
+    }
+    ck_ok(clora__format_load(own("half.A.npy"), NULL, &again));
+    about->a_dtype = dtypes[n][0] == CLORA_BF16 ? CLORA_F32 : dtypes[n][0];
+    about->dtype = clora__common_dtype(about->a_dtype, about->b_dtype);
+    ck_same_layers(&adapter, &again);
+    ck_assert_int_eq(again.items[0].about.a_dtype, about->a_dtype);
+    ck_assert_int_eq(again.items[0].about.b_dtype, about->b_dtype);
+    clora__host_free(&adapter);
+    clora__host_free(&again);
+  }
+}
+END_TEST
+
 START_TEST(refuses_pairs_that_are_none) {
   write_pair("m.A.npy", "m.B.npy", 3, 2, 3, 2);
   ck_refused(own("m.A.npy"), CLORA_BAD_FILE, "A is [3, 2] and B [3, 2]: their ranks differ");
@@ -288,5 +320,5 @@ END_TEST
 TEST_MAIN("format", every_pair_there_and_back, every_pair_with_names_kept,
           converts_as_llama_cpp_does, refuses_names_it_does_not_know,
           refuses_two_layers_of_one_name, a_rename_survives_every_fault,
-          reads_and_writes_a_pair_of_arrays, refuses_pairs_that_are_none,
+          reads_and_writes_a_pair_of_arrays, keeps_f16_in_a_pair, refuses_pairs_that_are_none,
           refuses_pickles_and_unknown_files)

@@ -216,7 +216,7 @@ static clora_status read_header(const struct clora__file *file, struct header *h
   return check_size(file, header);
 }
 
-static clora_status load(const struct clora__file *file, clora_array *array) {
+static clora_status load(const struct clora__file *file, clora_array *array, clora_dtype *stored) {
   struct header header = {0};
   TRY(read_header(file, &header));
   clora_status room = clora__allocate(header.array.count, sizeof(float), &header.array.values);
@@ -226,19 +226,25 @@ static clora_status load(const struct clora__file *file, clora_array *array) {
                                             header.array.values, &header.array.rounded);
   if (status == CLORA_OK) {
     *array = header.array;
+    *stored = header.number == CLORA__F16 ? CLORA_F16 : CLORA_F32;
   } else {
     clora_array_free(&header.array);
   }
   return status;
 }
 
-clora_status clora_array_load(const char *path, clora_array *array) {
-  CHECK(path != NULL && array != NULL, CLORA_INVALID_ARGUMENT, "path or array is NULL");
+clora_status clora__npy_load(const char *path, clora_array *array, clora_dtype *stored) {
   struct clora__file file;
   TRY(clora__file_open(path, &file));
-  clora_status status = load(&file, array);
+  clora_status status = load(&file, array, stored);
   clora__file_close(&file);
   return status;
+}
+
+clora_status clora_array_load(const char *path, clora_array *array) {
+  CHECK(path != NULL && array != NULL, CLORA_INVALID_ARGUMENT, "path or array is NULL");
+  clora_dtype stored;
+  return clora__npy_load(path, array, &stored);
 }
 
 /* ---- ids ---- */
@@ -296,7 +302,7 @@ clora_status clora_array_load_ids(const char *path, size_t limit, clora_array *s
 /* ---- writing ---- */
 
 /* The dict as numpy writes it, padded so that the values begin at a multiple of 64. */
-static size_t write_header(const clora_array *array, unsigned char bytes[1024]) {
+static size_t write_header(const clora_array *array, clora_dtype dtype, unsigned char bytes[1024]) {
   char shape[CLORA_ARRAY_RANK * 24] = "", text[1024];
   size_t used = 0;
   for (size_t n = 0; n < array->rank; n++) {
@@ -304,8 +310,8 @@ static size_t write_header(const clora_array *array, unsigned char bytes[1024]) 
                              array->shape[n]);
   }
   size_t length = (size_t)snprintf(text, sizeof text,
-                                   "{'descr': '<f4', 'fortran_order': False, 'shape': (%s%s), }",
-                                   shape, array->rank == 1 ? "," : "");
+                                   "{'descr': '<f%zu', 'fortran_order': False, 'shape': (%s%s), }",
+                                   clora_dtype_size(dtype), shape, array->rank == 1 ? "," : "");
   size_t end = clora__round_up(10 + length + 1, 64);
   memset(bytes, ' ', end);
   memcpy(bytes, magic, sizeof magic);
@@ -329,18 +335,20 @@ static clora_status check(const clora_array *array) {
   return CLORA_OK;
 }
 
-clora_status clora__npy_write(struct clora__output *output, const clora_array *array) {
+clora_status clora__npy_write(struct clora__output *output, clora_dtype dtype,
+                              const clora_array *array) {
   unsigned char header[1024];
+  clora_dtype written = dtype == CLORA_F16 ? CLORA_F16 : CLORA_F32; /* numpy has no bf16 */
   TRY(check(array));
-  TRY(clora__output_write(output, header, write_header(array, header)));
-  return clora__write_numbers(output, CLORA_F32, 1, array->count, false, array->values);
+  TRY(clora__output_write(output, header, write_header(array, written, header)));
+  return clora__write_numbers(output, written, 1, array->count, false, array->values);
 }
 
 clora_status clora_array_save(const char *path, const clora_array *array) {
   CHECK(path != NULL && array != NULL, CLORA_INVALID_ARGUMENT, "path or array is NULL");
   struct clora__output output;
   TRY(clora__output_open(path, &output));
-  clora_status status = clora__npy_write(&output, array);
+  clora_status status = clora__npy_write(&output, CLORA_F32, array);
   if (status == CLORA_OK) return clora__output_commit(&output);
   clora__output_discard(&output);
   return status;

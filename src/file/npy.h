@@ -6,7 +6,12 @@
 #include "base/os.h"
 #include "clora.h"
 
-/* Writes an array as a whole file, which is not committed. */
-clora_status clora__npy_write(struct clora__output *output, const clora_array *array);
+/* As clora_array_load(), and how the values are stored: f16 for f2, f32 for all else. */
+clora_status clora__npy_load(const char *path, clora_array *array, clora_dtype *stored);
+
+/* Writes an array as a whole file, which is not committed: as f2 for f16, else as f4, which holds
+ * bf16. */
+clora_status clora__npy_write(struct clora__output *output, clora_dtype dtype,
+                              const clora_array *array);
 
 #endif

@@ -30,10 +30,10 @@ static clora_status name_half(const char *path, char half, char **name) {
 }
 
 static clora_status load_half(const char *path, char half, struct clora__host_adapter *adapter,
-                              clora_array *array) {
+                              clora_array *array, clora_dtype *stored) {
   char *name;
   TRY(name_half(path, half, &name));
-  clora_status status = clora_array_load(name, array);
+  clora_status status = clora__npy_load(name, array, stored);
   if (status == CLORA_OK && (array->rank != 2 || array->count == 0)) {
     status = CLORA_BAD_FILE;
     clora__fail(status, "%s: not a matrix with rows and columns", name);
@@ -50,7 +50,7 @@ static clora_status load_half(const char *path, char half, struct clora__host_ad
 }
 
 static clora_status add_layer(const char *path, const clora_array *a, const clora_array *b,
-                              struct clora__host_adapter *adapter) {
+                              const clora_dtype stored[2], struct clora__host_adapter *adapter) {
   CHECK(a->shape[1] == b->shape[0], CLORA_BAD_FILE,
         "%s: A is [%zu, %zu] and B [%zu, %zu]: their ranks differ", path, a->shape[0], a->shape[1],
         b->shape[0], b->shape[1]);
@@ -64,6 +64,9 @@ static clora_status add_layer(const char *path, const clora_array *a, const clor
                                .d_in = a->shape[0],
                                .d_out = b->shape[1],
                                .r = a->shape[1],
+                               .dtype = clora__common_dtype(stored[0], stored[1]),
+                               .a_dtype = stored[0],
+                               .b_dtype = stored[1],
                                .mode = CLORA_EXPLICIT_SCALE,
                                .alpha = (double)a->shape[1],
                                .scale = 1};
@@ -82,22 +85,23 @@ clora_status clora__pair_load(const char *path, const clora_load_options *option
         path, QUOTE(options->name));
   CHECK(strlen(path) < 1000, CLORA_INVALID_ARGUMENT, "%s: the path is too long", path);
   clora_array a = {0}, b = {0};
-  clora_status status = load_half(path, 'A', adapter, &a);
-  if (status == CLORA_OK) status = load_half(path, 'B', adapter, &b);
-  if (status == CLORA_OK) status = add_layer(path, &a, &b, adapter);
+  clora_dtype stored[2];
+  clora_status status = load_half(path, 'A', adapter, &a, &stored[0]);
+  if (status == CLORA_OK) status = load_half(path, 'B', adapter, &b, &stored[1]);
+  if (status == CLORA_OK) status = add_layer(path, &a, &b, stored, adapter);
   clora_array_free(&a);
   clora_array_free(&b);
   return status;
 }
 
-static clora_status write_half(const char *path, char half, size_t rows, size_t cols,
-                               const float *values, struct clora__output *output) {
+static clora_status write_half(const char *path, char half, clora_dtype dtype, size_t rows,
+                               size_t cols, const float *values, struct clora__output *output) {
   char *name;
   TRY(name_half(path, half, &name));
   const clora_array array = {
       .rank = 2, .shape = {rows, cols}, .count = rows * cols, .values = (float *)values};
   clora_status status = clora__output_open(name, output);
-  if (status == CLORA_OK) status = clora__npy_write(output, &array);
+  if (status == CLORA_OK) status = clora__npy_write(output, dtype, &array);
   free(name);
   return status;
 }
@@ -105,8 +109,8 @@ static clora_status write_half(const char *path, char half, size_t rows, size_t 
 static clora_status write_halves(const char *path, const struct clora__host_layer *layer,
                                  struct clora__output *a, struct clora__output *b) {
   const clora_adapter_layer *about = &layer->about;
-  TRY(write_half(path, 'A', about->d_in, about->r, layer->a, a));
-  TRY(write_half(path, 'B', about->r, about->d_out, layer->b, b));
+  TRY(write_half(path, 'A', about->a_dtype, about->d_in, about->r, layer->a, a));
+  TRY(write_half(path, 'B', about->b_dtype, about->r, about->d_out, layer->b, b));
   return clora__output_commit_pair(a, b);
 }
 
