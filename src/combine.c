@@ -277,6 +277,7 @@ static void replace(struct clora__host_layer *layer, const struct clora__lowrank
   about->alpha = (double)result->r;
   about->scale = 1;
   about->dtype = about->a_dtype = about->b_dtype = layer->extra = CLORA_F32;
+  layer->alpha = NULL;
 }
 
 static void count_layer(const char *name, const struct clora__lowrank *result,

@@ -71,6 +71,23 @@ START_TEST(writes_the_bytes_that_sd_scripts_wrote) {
 }
 END_TEST
 
+/* diffusers' alphas are I64; its file has no metadata, and ours says {"format": "pt"}. */
+START_TEST(keeps_the_dtype_of_alpha) {
+  struct clora__host_adapter adapter;
+  size_t bytes, again;
+  ck_ok(load(KOHYA "/diffusers.safetensors", &adapter));
+  ck_ok(clora__kohya_save(own("again.safetensors"), NULL, &adapter));
+  char *theirs = read_file(KOHYA "/diffusers.safetensors", &bytes);
+  char *ours = read_file(own("again.safetensors"), &again);
+  size_t data = bytes - 8 - (size_t)clora__little((unsigned char *)theirs, 8);
+  ck_assert_ptr_nonnull(strstr(ours + 8, "alpha\":{\"dtype\":\"I64\",\"shape\":[]"));
+  ck_assert_mem_eq(theirs + bytes - data, ours + again - data, data);
+  free(theirs);
+  free(ours);
+  clora__host_free(&adapter);
+}
+END_TEST
+
 /* diffusers#4348: kohya's files, both ways. */
 START_TEST(keeps_every_layer_of_every_file) {
   json_t *document = load_json(KOHYA, "expect.json"), *entry;
@@ -186,6 +203,7 @@ START_TEST(reads_alpha_in_every_dtype) {
     ck_ok(clora__kohya_save(own("again.safetensors"), NULL, &adapter));
     ck_ok(load(own("again.safetensors"), &again));
     ck_assert_double_eq(again.items[0].about.alpha, rows[n].alpha);
+    ck_assert_str_eq(again.items[0].alpha, rows[n].dtype);
     clora__host_free(&adapter);
     clora__host_free(&again);
   }
@@ -225,6 +243,6 @@ END_TEST
 
 TEST_MAIN("kohya", agrees_with_the_tools_that_wrote_the_files,
           a_missing_alpha_is_the_rank_of_each_module, writes_the_bytes_that_sd_scripts_wrote,
-          keeps_every_layer_of_every_file, refuses_what_is_no_pair_of_factors,
-          reads_alpha_in_every_dtype, refuses_every_other_length, names_what_there_is_no_memory_for,
-          survives_every_fault)
+          keeps_the_dtype_of_alpha, keeps_every_layer_of_every_file,
+          refuses_what_is_no_pair_of_factors, reads_alpha_in_every_dtype,
+          refuses_every_other_length, names_what_there_is_no_memory_for, survives_every_fault)

@@ -12,6 +12,7 @@ struct clora__host_layer {
   float *bias;       /* of B, [d_out]; NULL: none */
   float *magnitude;  /* DoRA's, [d_out]; NULL: none */
   clora_dtype extra; /* how bias and magnitude are stored */
+  const char *alpha; /* how a kohya file stores alpha, "I64"; NULL: as A, or as it takes */
 };
 
 /* A tensor of the file that is no part of a layer, carried along as it is. */

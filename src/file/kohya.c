@@ -62,37 +62,66 @@ static clora_status fail_foreign(const char *path, const char *name) {
        signs[n].words);
 }
 
-/* Any scalar type; sd-scripts writes alpha in the file's dtype, diffusers as I64. */
+/* What alpha may be stored as; sd-scripts writes the file's dtype, diffusers I64. */
+static const struct scalar {
+  const char *dtype;
+  size_t bytes;
+  enum clora__number number;
+} scalars[] = {{"F32", 4, CLORA__F32}, {"F16", 2, CLORA__F16}, {"BF16", 2, CLORA__BF16},
+               {"F64", 8, CLORA__F64}, {"I32", 4, CLORA__I32}, {"I64", 8, CLORA__I64}};
+
+static const struct scalar *find_scalar(const char *dtype) {
+  for (size_t n = 0; n < sizeof scalars / sizeof *scalars; n++) {
+    if (strcmp(scalars[n].dtype, dtype) == 0) return &scalars[n];
+  }
+  return NULL;
+}
+
+static double decode_scalar(const struct scalar *scalar, const unsigned char *bytes) {
+  uint64_t bits = clora__little(bytes, scalar->bytes);
+  if (scalar->number == CLORA__I32) return (double)(int32_t)(uint32_t)bits;
+  if (scalar->number == CLORA__I64) return (double)(int64_t)bits;
+  if (scalar->number == CLORA__F64) return clora__decode_f64(bytes);
+  return (double)clora__decode(scalar->number, bytes);
+}
+
+/* The dtype can hold the value. */
+static void encode_scalar(const struct scalar *scalar, double value, unsigned char *bytes) {
+  uint64_t bits = (uint64_t)(int64_t)value;
+  if (scalar->number == CLORA__F64) memcpy(&bits, &value, sizeof bits);
+  if (scalar->number == CLORA__F16) bits = clora__f16_from_f32((float)value);
+  if (scalar->number == CLORA__BF16) bits = clora__bf16_from_f32((float)value);
+  if (scalar->number == CLORA__F32) {
+    clora__encode(CLORA_F32, (float)value, bytes);
+  } else {
+    clora__put_little(bits, scalar->bytes, bytes);
+  }
+}
+
 static clora_status read_scalar(const struct clora__safetensors *opened,
-                                const struct clora__tensor *tensor, double *value) {
-  const char *path = opened->file.path, *dtype = tensor->dtype;
+                                const struct clora__tensor *tensor, const struct scalar **scalar,
+                                double *value) {
+  const char *path = opened->file.path;
   unsigned char bytes[8] = {0};
   CHECK(tensor->count == 1, CLORA_BAD_FILE, "%s: tensor \"%s\" has %zu values, one is expected",
         path, QUOTE(tensor->name), tensor->count);
-  size_t size = (size_t)(tensor->end - tensor->begin);
-  bool is_integer = strcmp(dtype, "I64") == 0 || strcmp(dtype, "I32") == 0;
-  CHECK(is_integer || tensor->number != CLORA__OTHER, CLORA_UNSUPPORTED,
+  *scalar = find_scalar(tensor->dtype);
+  CHECK(*scalar != NULL, CLORA_UNSUPPORTED,
         "%s: tensor \"%s\" is %s; F32, F16, BF16, F64, I32 or I64 is expected", path,
-        QUOTE(tensor->name), dtype);
+        QUOTE(tensor->name), tensor->dtype);
   TRY(clora__safetensors_read_bytes(opened, tensor, bytes));
-  uint64_t bits = clora__little(bytes, size);
-  if (is_integer) {
-    *value = size == 4 ? (double)(int32_t)(uint32_t)bits : (double)(int64_t)bits;
-  } else if (tensor->number == CLORA__F64) {
-    memcpy(value, &bits, sizeof bits);
-  } else {
-    *value = (double)clora__decode(tensor->number, bytes);
-  }
+  *value = decode_scalar(*scalar, bytes);
   CHECK(isfinite(*value), CLORA_BAD_FILE, "%s: tensor \"%s\" is %g", path, QUOTE(tensor->name),
         *value);
   return CLORA_OK;
 }
 
 static clora_status read_alpha(const struct clora__safetensors *opened,
-                               const struct clora__tensor *alpha, clora_adapter_layer *about) {
+                               const struct clora__tensor *alpha, clora_adapter_layer *about,
+                               const struct scalar **scalar) {
   about->mode = CLORA_ALPHA_OVER_R;
   about->alpha = (double)about->r; /* left out */
-  if (alpha != NULL) TRY(read_scalar(opened, alpha, &about->alpha));
+  if (alpha != NULL) TRY(read_scalar(opened, alpha, scalar, &about->alpha));
   CHECK(about->alpha != 0, CLORA_UNSUPPORTED,
         "%s: tensor \"%s\" is 0, which some tools take as r and others as a scale of 0",
         opened->file.path, QUOTE(alpha->name));
@@ -113,9 +142,11 @@ static clora_status read_layer(const struct clora__safetensors *opened, const ch
                                .a_dtype = clora__stored_dtype(down),
                                .b_dtype = clora__stored_dtype(up)};
   about.dtype = clora__common_dtype(about.a_dtype, about.b_dtype);
-  TRY(read_alpha(opened, alpha, &about));
+  const struct scalar *scalar = NULL;
+  TRY(read_alpha(opened, alpha, &about, &scalar));
   struct clora__host_layer *layer;
   TRY(clora__host_add_from(opened->file.path, adapter, &about, &layer));
+  layer->alpha = scalar != NULL ? scalar->dtype : NULL;
   TRY(clora__read_transposed(opened, down, layer->a));
   return clora__read_transposed(opened, up, layer->b);
 }
@@ -192,21 +223,22 @@ struct module {
   unsigned char alpha_bytes[8];
 };
 
-/* In A's dtype where that holds alpha, as sd-scripts does, else in the first wider one that does.
- */
-static void store_alpha(const clora_adapter_layer *about, struct module *module) {
+/* As the file had it; else in A's dtype where that holds alpha, as sd-scripts does, or the first
+ * wider one that does. */
+static const char *choose_alpha(const struct clora__host_layer *layer, double alpha) {
+  clora_dtype dtype = layer->about.a_dtype;
+  if (layer->alpha != NULL) return layer->alpha;
+  if ((double)(float)alpha != alpha) return "F64";
+  bool fits = (double)clora__dtype_round(dtype, (float)alpha) == alpha;
+  return clora__safetensors_dtype(fits ? dtype : CLORA_F32);
+}
+
+static void store_alpha(const struct clora__host_layer *layer, struct module *module) {
+  const clora_adapter_layer *about = &layer->about;
   double alpha = about->mode == CLORA_ALPHA_OVER_R ? about->alpha : about->scale * (double)about->r;
-  clora_dtype dtype = about->a_dtype;
-  if ((double)clora__dtype_round(dtype, (float)alpha) != alpha) dtype = CLORA_F32;
-  module->alpha = (clora_adapter_tensor){.dtype = clora__safetensors_dtype(dtype),
-                                         .bytes = clora_dtype_size(dtype)};
-  clora__encode(dtype, (float)alpha, module->alpha_bytes);
-  if ((double)(float)alpha == alpha) return;
-  uint64_t bits;
-  memcpy(&bits, &alpha, sizeof bits);
-  module->alpha.dtype = "F64";
-  module->alpha.bytes = sizeof bits;
-  clora__put_little(bits, sizeof bits, module->alpha_bytes);
+  const struct scalar *scalar = find_scalar(choose_alpha(layer, alpha));
+  module->alpha = (clora_adapter_tensor){.dtype = scalar->dtype, .bytes = scalar->bytes};
+  encode_scalar(scalar, alpha, module->alpha_bytes);
 }
 
 static clora_status describe(const struct clora__host_layer *layer, struct module *module,
@@ -220,7 +252,7 @@ static clora_status describe(const struct clora__host_layer *layer, struct modul
           "the layer name \"%s\" has %zu bytes, too many for a tensor name of %d",
           QUOTE(about->name), strlen(about->name), CLORA__TENSOR_NAME_BYTES);
   }
-  store_alpha(about, module);
+  store_alpha(layer, module);
   tensors[0] = (struct clora__tensor_values){
       module->names[0], about->a_dtype, about->r, about->d_in, layer->a, true, rank, NULL, NULL};
   tensors[1] = (struct clora__tensor_values){
