@@ -562,8 +562,9 @@ typedef struct clora_adapter_layer {
   double alpha, scale; /* an alpha of 0 is 0 here, not left out */
   clora_layer_kind kind;
   clora_dtype a_dtype, b_dtype; /* as stored in the file */
-  bool has_bias;                /* B has a bias [d_out]: y += scale * bias (PEFT's lora_bias) */
-  bool has_magnitude;           /* DoRA: see clora_adapter_dora() */
+  bool a_is_q8_0, b_is_q8_0; /* stored in GGUF's 8 bits, whose values f32, the dtype then, holds */
+  bool has_bias;             /* B has a bias [d_out]: y += scale * bias (PEFT's lora_bias) */
+  bool has_magnitude;        /* DoRA: see clora_adapter_dora() */
   bool base_transposed; /* the base keeps this W as [d_in, d_out], not PyTorch's [d_out, d_in] */
 } clora_adapter_layer;
 
@@ -588,7 +589,8 @@ typedef struct clora_load_options {
 typedef struct clora_save_options {
   const char *format;       /* "peft", "kohya", "gguf", "npy"; NULL: by the path's ending */
   const char *architecture; /* gguf: the base's general.architecture; NULL: "llama" */
-  bool q8_0;                /* gguf: 8 bits where rows are a multiple of 32, else f16 */
+  bool q8_0;                /* gguf: 8 bits where rows are a multiple of 32, else f16; without it
+                               what is stored so stays so where that gives its values back */
   bool fold; /* gguf has one alpha, an f32, for all layers: let what is left of a scale
                 be multiplied into B, rounded; without it that is an error */
 } clora_save_options;

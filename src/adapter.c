@@ -115,6 +115,7 @@ static size_t round_values(clora_dtype dtype, size_t count, float *values) {
 static size_t round_layer(clora_dtype dtype, struct clora__host_layer *layer) {
   clora_adapter_layer *about = &layer->about;
   about->dtype = about->a_dtype = about->b_dtype = layer->extra = dtype;
+  about->a_is_q8_0 = about->b_is_q8_0 = false;
   layer->alpha = NULL;
   return round_values(dtype, about->d_in * about->r, layer->a) +
          round_values(dtype, about->r * about->d_out, layer->b) +

@@ -68,6 +68,7 @@ static clora_status describe_sum(const clora_combine_part *parts, size_t count, 
   about->alpha = scale * (double)r;
   if (is_alone) return CLORA_OK;
   about->dtype = about->a_dtype = about->b_dtype = CLORA_F32;
+  about->a_is_q8_0 = about->b_is_q8_0 = false;
   return clora__host_check("the sum", about);
 }
 
@@ -277,6 +278,7 @@ static void replace(struct clora__host_layer *layer, const struct clora__lowrank
   about->alpha = (double)result->r;
   about->scale = 1;
   about->dtype = about->a_dtype = about->b_dtype = layer->extra = CLORA_F32;
+  about->a_is_q8_0 = about->b_is_q8_0 = false;
   layer->alpha = NULL;
 }
 

@@ -190,6 +190,13 @@ expect 0 convert "$gguf/peft" -o named.gguf --keep-names --dtype f16
 says out '^rounded   [0-9]+ values to f16$'
 expect 2 convert "$gguf/peft" -o no --dtype q8_0
 says err '--dtype is q8_0, which GGUF alone has, not peft'
+expect 0 inspect "$gguf/lora-q8_0.gguf"
+says out ' q8_0/f16$'
+expect 0 convert "$gguf/lora-q8_0.gguf" -o eight.gguf
+expect 0 inspect eight.gguf
+says out ' q8_0/f16$'
+expect 0 convert "$gguf/lora-q8_0.gguf" -o eight --keep-names
+says out '^widened   q8_0 of [0-9]+ layers to f32, whose values are the same$'
 expect 0 init --dim 4 --dim-out 4 --alpha 16.1 -o tenth
 expect 0 convert tenth -o tenth.gguf --keep-names
 says out '^rounded   alpha of 1 layer to f32$'

@@ -68,6 +68,11 @@ START_TEST(keeps_every_layer_of_every_file) {
     ck_ok(load(own("again.gguf"), &again));
     ck_same_layers(&adapter, &again);
     ck_assert_double_eq(adapter.items[0].about.alpha, again.items[0].about.alpha);
+    for (size_t n = 0; n < adapter.count; n++) { /* q8_0 stays q8_0 */
+      const clora_adapter_layer *one = &adapter.items[n].about, *other = &again.items[n].about;
+      ck_assert_int_eq(one->a_is_q8_0, other->a_is_q8_0);
+      ck_assert_int_eq(one->b_is_q8_0, other->b_is_q8_0);
+    }
     clora__host_free(&again);
     if (strstr(file_of(entry), "q8_0") != NULL) { /* quantised again: the same steps */
       ck_ok(clora__gguf_save(own("again.gguf"), &(clora_save_options){.q8_0 = true}, &adapter));
@@ -78,6 +83,28 @@ START_TEST(keeps_every_layer_of_every_file) {
     clora__host_free(&adapter);
   }
   json_decref(document);
+}
+END_TEST
+
+/* Blocks whose largest value is not 127 steps, which ggml does not make, come back as f32. */
+START_TEST(widens_what_8_bits_do_not_give_back) {
+  struct clora__host_adapter adapter, again;
+  ck_ok(load(GGUF "/lora-q8_0.gguf", &adapter));
+  for (size_t n = 0; n < adapter.count; n++) {
+    struct clora__host_layer *layer = &adapter.items[n];
+    ck_assert(layer->about.a_is_q8_0);
+    for (size_t i = 0; i < layer->about.d_in * layer->about.r; i++) {
+      layer->a[i] = n % 2 == 0 ? 0.5f * (float)(i % 101) : 0; /* 100 steps of 0.5 */
+    }
+  }
+  ck_ok(clora__gguf_save(own("again.gguf"), &as_it_is, &adapter));
+  ck_ok(load(own("again.gguf"), &again));
+  ck_same_layers(&adapter, &again);
+  for (size_t n = 0; n < again.count; n++) {
+    ck_assert_int_eq(again.items[n].about.a_is_q8_0, n % 2 != 0);
+  }
+  clora__host_free(&again);
+  clora__host_free(&adapter);
 }
 END_TEST
 
@@ -434,6 +461,7 @@ START_TEST(survives_every_fault) {
 END_TEST
 
 TEST_MAIN("gguf", agrees_with_llama_cpp_s_converter, keeps_every_layer_of_every_file,
-          quantises_as_gguf_py_does, writes_one_alpha_for_all_scales,
-          refuses_to_save_what_the_format_has_no_place_for, keeps_an_embedding, refuses_tensors,
-          refuses_metadata, refuses_headers, refuses_every_other_length, survives_every_fault)
+          widens_what_8_bits_do_not_give_back, quantises_as_gguf_py_does,
+          writes_one_alpha_for_all_scales, refuses_to_save_what_the_format_has_no_place_for,
+          keeps_an_embedding, refuses_tensors, refuses_metadata, refuses_headers,
+          refuses_every_other_length, survives_every_fault)

@@ -86,10 +86,23 @@ static size_t count_alphas(const clora_adapter *adapter) {
   return rounded;
 }
 
+/* How many layers have A or B in GGUF's 8 bits. */
+static size_t count_q8_0(const clora_adapter *adapter) {
+  size_t found = 0;
+  for (size_t n = 0; n < clora_adapter_count(adapter); n++) {
+    clora_adapter_layer about;
+    if (clora_adapter_describe(adapter, n, &about) != CLORA_OK) continue;
+    found += about.a_is_q8_0 || about.b_is_q8_0;
+  }
+  return found;
+}
+
 static int print_result(struct tool *tool, const struct request *request, const char *from,
                         const char *to, const clora_adapter *adapter, size_t changed) {
   size_t count = clora_adapter_count(adapter);
-  size_t alphas = strcmp(to, "gguf") == 0 ? count_alphas(adapter) : 0;
+  bool is_gguf = strcmp(to, "gguf") == 0;
+  size_t alphas = is_gguf ? count_alphas(adapter) : 0;
+  size_t widened = is_gguf ? 0 : count_q8_0(adapter);
   if (tool->json) {
     changed += clora_adapter_rounded(adapter);
     return tool_print_json(
@@ -100,6 +113,10 @@ static int print_result(struct tool *tool, const struct request *request, const 
   printf("%s -> %s, %zu layer%s\n", from, to, count, count == 1 ? "" : "s");
   if (changed > 0) printf("rounded   %zu values to %s\n", changed, name_dtype(request->dtype));
   if (alphas > 0) printf("rounded   alpha of %zu layer%s to f32\n", alphas, alphas == 1 ? "" : "s");
+  if (widened > 0) {
+    printf("widened   q8_0 of %zu layer%s to f32, whose values are the same\n", widened,
+           widened == 1 ? "" : "s");
+  }
   if (request->dtype == Q8_0) printf("quantised to 8 bits where rows are a multiple of 32\n");
   printf("wrote     ");
   tool_put(stdout, request->output);

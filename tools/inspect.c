@@ -35,10 +35,20 @@ static int show(struct tool *tool, const clora_adapter *adapter, size_t index,
   return code;
 }
 
+/* As the file stores A and B: "q8_0" is 8 bits in GGUF. */
+static const char *name_a(const clora_adapter_layer *layer) {
+  return layer->a_is_q8_0 ? "q8_0" : clora_dtype_name(layer->a_dtype);
+}
+
+static const char *name_b(const clora_adapter_layer *layer) {
+  return layer->b_is_q8_0 ? "q8_0" : clora_dtype_name(layer->b_dtype);
+}
+
 /* "f16", or "f16/f32" where A and B differ. */
 static void write_dtypes(const clora_adapter_layer *layer, char *text, size_t size) {
-  const char *a = clora_dtype_name(layer->a_dtype), *b = clora_dtype_name(layer->b_dtype);
-  snprintf(text, size, "%s%s%s", a, a != b ? "/" : "", a != b ? b : "");
+  const char *a = name_a(layer), *b = name_b(layer);
+  bool differ = strcmp(a, b) != 0;
+  snprintf(text, size, "%s%s%s", a, differ ? "/" : "", differ ? b : "");
 }
 
 /* What is special about a layer, in words. */
@@ -71,8 +81,8 @@ static json_t *describe_layer(const struct shown *shown) {
   json_object_set_new(object, "mode", json_string(tool_mode_name(layer->mode)));
   json_object_set_new(object, "scale", tool_json_real(layer->scale));
   json_object_set_new(object, "dtype", json_string(clora_dtype_name(layer->dtype)));
-  json_object_set_new(object, "a_dtype", json_string(clora_dtype_name(layer->a_dtype)));
-  json_object_set_new(object, "b_dtype", json_string(clora_dtype_name(layer->b_dtype)));
+  json_object_set_new(object, "a_dtype", json_string(name_a(layer)));
+  json_object_set_new(object, "b_dtype", json_string(name_b(layer)));
   json_object_set_new(object, "norm_a", tool_json_real(shown->norm_a));
   json_object_set_new(object, "norm_b", tool_json_real(shown->norm_b));
   json_object_set_new(object, "has_bias", json_boolean(layer->has_bias));

@@ -369,14 +369,15 @@ static clora_status check_adapter(const struct gguf *gguf) {
 
 /* ---- layers ---- */
 
-static float decode(const struct clora__gguf_type *type, const unsigned char *bytes, size_t n) {
-  if (type->id != CLORA__GGUF_Q8_0) {
-    return clora__decode(clora__number_of(type->dtype), bytes + n * type->bytes);
-  }
-  const unsigned char *block = bytes + n / 32 * 34;
+float clora__q8_0_decode(const unsigned char *block, size_t n) {
   float step = clora__f32_from_f16((uint16_t)clora__little(block, 2));
-  int quant = block[2 + n % 32];
+  int quant = block[2 + n];
   return step * (float)(quant < 128 ? quant : quant - 256);
+}
+
+static float decode(const struct clora__gguf_type *type, const unsigned char *bytes, size_t n) {
+  if (type->id == CLORA__GGUF_Q8_0) return clora__q8_0_decode(bytes + n / 32 * 34, n % 32);
+  return clora__decode(clora__number_of(type->dtype), bytes + n * type->bytes);
 }
 
 /* As they lie in the file, or ne [cols, rows] into [cols, rows], our orientation of both halves. In
@@ -420,7 +421,9 @@ static clora_status read_layer(const struct gguf *gguf, const char *module, cons
                                .mode = gguf->alpha != 0 ? CLORA_ALPHA_OVER_R : CLORA_EXPLICIT_SCALE,
                                .alpha = gguf->alpha != 0 ? gguf->alpha : (double)r,
                                .a_dtype = a->type->dtype,
-                               .b_dtype = b->type->dtype};
+                               .b_dtype = b->type->dtype,
+                               .a_is_q8_0 = a->type->id == CLORA__GGUF_Q8_0,
+                               .b_is_q8_0 = b->type->id == CLORA__GGUF_Q8_0};
   about.dtype = clora__common_dtype(about.a_dtype, about.b_dtype);
   about.scale = about.alpha / (double)r;
   TRY(clora__host_check(gguf->file.path, &about));

@@ -82,12 +82,44 @@ static const struct clora__gguf_type *type_of(clora_dtype dtype) {
                                                 : CLORA__GGUF_F32);
 }
 
+/* Element k of row i, as it is written. */
+static float value_at(const struct half *half, size_t i, size_t k) {
+  size_t at = half->transposed ? k * half->rows + i : i * half->cols + k;
+  return half->values[at] * half->factor;
+}
+
+/* 32 values as 8-bit multiples of the largest magnitude over 127, as ggml's reference does. */
+static void encode_q8_0(const float *values, unsigned char *bytes) {
+  float largest = 0;
+  for (size_t n = 0; n < 32; n++) largest = fmaxf(largest, fabsf(values[n]));
+  float step = largest / 127, inverse = step >= 0x1p-126f ? 1 / step : 0; /* finite */
+  clora__put_little(clora__f16_from_f32(step), 2, bytes);
+  for (size_t n = 0; n < 32; n++) bytes[2 + n] = (unsigned char)(int)roundf(values[n] * inverse);
+}
+
+/* Whether Q8_0 gives all values back, as it does where 127 steps are the largest of each block:
+ * ggml makes them so. */
+static bool returns_from_q8_0(const struct half *half) {
+  for (size_t n = 0; n < half->rows * half->cols; n += 32) {
+    unsigned char block[34];
+    float values[32], again[32];
+    for (size_t k = 0; k < 32; k++) values[k] = value_at(half, n / half->cols, n % half->cols + k);
+    encode_q8_0(values, block);
+    for (size_t k = 0; k < 32; k++) again[k] = clora__q8_0_decode(block, k);
+    if (memcmp(values, again, sizeof values) != 0) return false;
+  }
+  return true;
+}
+
 /* The dtype as it is, or what llama.cpp's converter makes of it for q8_0. */
 static const struct clora__gguf_type *choose_type(const struct half *half, clora_dtype dtype,
-                                                  bool q8_0, bool is_embedding) {
-  if (!q8_0) return type_of(dtype);
-  return clora__gguf_type(half->cols % 32 == 0 && !is_embedding ? CLORA__GGUF_Q8_0
-                                                                : CLORA__GGUF_F16);
+                                                  bool is_q8_0, bool q8_0, bool is_embedding) {
+  if (q8_0) {
+    return clora__gguf_type(half->cols % 32 == 0 && !is_embedding ? CLORA__GGUF_Q8_0
+                                                                  : CLORA__GGUF_F16);
+  }
+  bool stays = is_q8_0 && half->cols % 32 == 0 && returns_from_q8_0(half);
+  return stays ? clora__gguf_type(CLORA__GGUF_Q8_0) : type_of(dtype);
 }
 
 /* The step of a block of Q8_0 is an f16. */
@@ -123,13 +155,14 @@ static clora_status describe(const char *path, const struct clora__host_layer *l
                             .transposed = true,
                             .factor = factor_of(about, alpha)};
   const clora_dtype dtypes[2] = {about->a_dtype, about->b_dtype};
+  const bool are_q8_0[2] = {about->a_is_q8_0, about->b_is_q8_0};
   for (size_t n = 0; n < 2; n++) {
     int length =
         snprintf(halves[n].name, sizeof halves[n].name, "%s.weight.lora_%c", about->name, "ab"[n]);
     CHECK(length <= CLORA__GGUF_NAME_BYTES, CLORA_UNSUPPORTED,
           "%s: the layer name \"%s\" has %zu bytes; with its ending a tensor's name may have %d",
           path, QUOTE(about->name), strlen(about->name), CLORA__GGUF_NAME_BYTES);
-    halves[n].type = choose_type(&halves[n], dtypes[n], options->q8_0, is_embedding);
+    halves[n].type = choose_type(&halves[n], dtypes[n], are_q8_0[n], options->q8_0, is_embedding);
     TRY(check_range(path, &halves[n]));
   }
   return CLORA_OK;
@@ -203,15 +236,6 @@ static clora_status put_header(struct clora__output *output, const char *archite
   return put_padding(output, at);
 }
 
-/* 32 values as 8-bit multiples of the largest magnitude over 127, as ggml's reference does. */
-static void encode_q8_0(const float *values, unsigned char *bytes) {
-  float largest = 0;
-  for (size_t n = 0; n < 32; n++) largest = fmaxf(largest, fabsf(values[n]));
-  float step = largest / 127, inverse = step != 0 ? 1 / step : 0;
-  clora__put_little(clora__f16_from_f32(step), 2, bytes);
-  for (size_t n = 0; n < 32; n++) bytes[2 + n] = (unsigned char)(int)roundf(values[n] * inverse);
-}
-
 static void encode(const struct half *half, const float *values, unsigned char *bytes) {
   if (half->type->id == CLORA__GGUF_Q8_0) {
     encode_q8_0(values, bytes);
@@ -226,8 +250,7 @@ static clora_status put_values(struct clora__output *output, const struct half *
   size_t filled = 0, in_block = 0;
   for (size_t i = 0; i < half->rows; i++) {
     for (size_t k = 0; k < half->cols; k++) {
-      size_t at = half->transposed ? k * half->rows + i : i * half->cols + k;
-      block[in_block++] = half->values[at] * half->factor;
+      block[in_block++] = value_at(half, i, k);
       if (in_block < half->type->block) continue;
       in_block = 0;
       encode(half, block, bytes + filled);
