@@ -619,11 +619,12 @@ CLORA_API clora_status clora_adapter_transpose_base(clora_adapter *adapter, size
 /* Says with which dropout it was trained, 0 <= p < 1: a PEFT config's lora_dropout. */
 CLORA_API clora_status clora_adapter_note_dropout(clora_adapter *adapter, double p);
 
-/* Writes the adapter: as .gguf, .safetensors (kohya) or .npy by the path's ending, else as a PEFT
- * folder. Every file is complete on disk before it takes its place. Where a format has two, the old
- * ones leave before the new ones come: a process that is killed in that moment leaves a folder
- * without adapter_config.json, or no NAME.A.npy, which readers refuse, never old and new mixed.
- * What the format cannot hold is refused by name. */
+/* Writes the adapter: as .gguf, .safetensors (kohya) or .npy by the path's ending, without one (or
+ * where there is a folder) as a PEFT folder; other endings (".bin") are an error. Every file is
+ * complete on disk before it takes its place. Where a format has two, the old ones leave before the
+ * new ones come: a process that is killed in that moment leaves a folder without
+ * adapter_config.json, or no NAME.A.npy, which readers refuse, never old and new mixed. What the
+ * format cannot hold is refused by name. */
 CLORA_API clora_status clora_adapter_save(const clora_adapter *adapter, const char *path);
 CLORA_API clora_status clora_adapter_save_with(const clora_adapter *adapter, const char *path,
                                                const clora_save_options *options);
@@ -656,7 +657,8 @@ CLORA_API clora_status clora_adapter_convert(clora_adapter *adapter, clora_dtype
                                              size_t *changed);
 
 /* "peft", "kohya", "gguf", "npy": what lies at the path, and what a path is saved as by default;
- * NULL when the path holds none of them. */
+ * NULL when the path holds none of them, or has an ending that none is saved with: clora_error()
+ * then says which there are. */
 CLORA_API const char *clora_adapter_format(const char *path);
 CLORA_API const char *clora_adapter_format_of(const char *path);
 
@@ -866,7 +868,8 @@ typedef struct clora_merge_report {
 /* Writes the base with the adapter merged in: W + scale A B (and B's bias, and DoRA's factors) in
  * f64 with one rounding to the base's dtype, f32, f16 or bf16; tensors carried along instead of the
  * base's; everything else byte for byte, metadata included. A base of one file becomes the file
- * `path`, several shards (and their index) the folder `path`, which must not exist. The result
+ * `path`, several shards (and their index) the folder `path`, which must not exist; of the endings
+ * of files the former may have .safetensors alone, the latter none. The result
  * appears complete under its name or not at all. Memory: the adapter, the headers and about 1 MB.
  * Fails, before anything is written, unless every layer and tensor is CLORA_APPLIED, and where
  * `path` is a file of the base or one that the adapter was read from, also by another name. */

@@ -186,6 +186,20 @@ cmp -s back2/adapter_model.safetensors "$gguf/peft/adapter_model.safetensors" ||
 expect 1 convert "$gguf/peft" -o no.gguf
 says err "base's number of attention heads is needed" '--base-config'
 absent no.gguf
+for command in convert init "combine $gguf/peft" "resize --rank 2" compress; do
+  case $command in
+    init) operands='--dim 3 --dim-out 2' ;;
+    compress) operands='none.npy -r 1' ;;
+    combine*) operands= ;;
+    *) operands=$gguf/peft ;;
+  esac
+  expect 2 $command $operands -o no.bin
+  says err 'no.bin: no adapter is written as .bin: the endings are .gguf, .safetensors'
+  absent no.bin
+done
+expect 1 merge "$formats/dora" "$formats/dora/base.safetensors" -o no.gguf
+says err 'no.gguf: a base of one file is merged into one: end its name in .safetensors'
+expect 0 convert "$gguf/peft" -o yes.bin --to peft
 expect 0 convert "$gguf/peft" -o named.gguf --keep-names --dtype f16
 says out '^rounded   [0-9]+ values to f16$'
 expect 2 convert "$gguf/peft" -o no --dtype q8_0

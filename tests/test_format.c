@@ -9,7 +9,7 @@
 
 static const struct {
   const char *name, *path;
-} formats[] = {{"peft", "x"}, {"kohya", "x.safetensors"}, {"gguf", "x.gguf"}};
+} formats[] = {{"peft", "pass"}, {"kohya", "pass.safetensors"}, {"gguf", "pass.gguf"}};
 
 enum { FORMATS_HERE = 3 };
 
@@ -22,8 +22,7 @@ static void spell(struct clora__host_adapter *adapter, size_t from, size_t to) {
 
 /* Through a file of a format, whose names the adapter has. */
 static void pass(struct clora__host_adapter *adapter, size_t format) {
-  char path[64];
-  snprintf(path, sizeof path, "pass.%s", formats[format].path);
+  const char *path = formats[format].path;
   ck_ok(clora__format_save(own(path), NULL, adapter));
   ck_assert_str_eq(clora__format_at(own(path)), formats[format].name);
   clora__host_free(adapter);
@@ -317,8 +316,45 @@ START_TEST(refuses_pickles_and_unknown_files) {
 }
 END_TEST
 
+/* An ending that no format has makes no format of its own; what is not an ending is a name. */
+START_TEST(refuses_endings_it_does_not_know) {
+  static const struct {
+    const char *path, *format; /* NULL: refused */
+  } rows[] = {
+      {"x.bin", NULL},
+      {"x.pt", NULL},
+      {"x.GGUF", NULL},
+      {"a/x.safetensor", NULL},
+      {"x.gguf", "gguf"},
+      {"x.A.npy", "npy"},
+      {"x", "peft"},
+      {"llama-3.1-8B", "peft"},
+      {"x.safetensors", "kohya"},
+      {"run.2", "peft"},
+      {"x.bin/", "peft"},
+      {".x", "peft"},
+      {"x.bin/y", "peft"},
+      {"x.", "peft"},
+  };
+  struct clora__host_adapter adapter = {0};
+  ck_ok(clora__format_load(FORMATS "plain", NULL, &adapter));
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    ck_assert_pstr_eq(clora__format_of(rows[n].path), rows[n].format);
+    if (rows[n].format != NULL) continue;
+    ck_assert_ptr_nonnull(strstr(clora_error(), "the endings are .gguf, .safetensors"));
+    ck_fails(clora__format_save(own(rows[n].path), NULL, &adapter), CLORA_INVALID_ARGUMENT,
+             "no adapter is written as .");
+    ck_assert_int_ne(access(own(rows[n].path), F_OK), 0);
+  }
+  ck_ok(clora__format_save(own("x.bin"), &(clora_save_options){.format = "peft"}, &adapter));
+  ck_ok(clora__format_save(own("x.bin"), NULL, &adapter)); /* the folder is there */
+  ck_ok(clora__format_save(own("y.bin/"), NULL, &adapter));
+  clora__host_free(&adapter);
+}
+END_TEST
+
 TEST_MAIN("format", every_pair_there_and_back, every_pair_with_names_kept,
           converts_as_llama_cpp_does, refuses_names_it_does_not_know,
           refuses_two_layers_of_one_name, a_rename_survives_every_fault,
           reads_and_writes_a_pair_of_arrays, keeps_f16_in_a_pair, refuses_pairs_that_are_none,
-          refuses_pickles_and_unknown_files)
+          refuses_pickles_and_unknown_files, refuses_endings_it_does_not_know)

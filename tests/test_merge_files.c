@@ -67,6 +67,25 @@ START_TEST(takes_no_tensor_name_for_a_path) {
 }
 END_TEST
 
+/* Safetensors under another name, or in a folder called a file, is what nobody looks for. */
+START_TEST(refuses_endings_of_other_files) {
+  struct clora__host_adapter adapter;
+  make_adapter(&adapter, 1);
+  write_base(own("one"), names, f32, shapes, 3, 1);
+  make_shards();
+  ck_fails(
+      merge_into(&adapter, own("one"), own("x.gguf"), NULL), CLORA_INVALID_ARGUMENT,
+      "x.gguf: a base of one file is merged into one: end its name in .safetensors, not .gguf");
+  ck_fails(
+      merge_into(&adapter, own("base"), own("x.safetensors"), NULL), CLORA_INVALID_ARGUMENT,
+      "several shards are merged into a folder, whose name has no ending such as .safetensors");
+  ck_assert_uint_eq(count_files(own_folder), 2);
+  ck_ok(merge_into(&adapter, own("one"), own("v1.5"), NULL));
+  ck_ok(merge_into(&adapter, own("base"), own("v2.5"), NULL));
+  clora__host_free(&adapter);
+}
+END_TEST
+
 START_TEST(leaves_the_base_alone) {
   struct clora__host_adapter adapter;
   make_adapter(&adapter, 1);
@@ -186,4 +205,5 @@ START_TEST(survives_every_fault) {
 END_TEST
 
 TEST_MAIN("merge_files", merges_shards_into_a_folder, takes_no_tensor_name_for_a_path,
-          leaves_the_base_alone, leaves_the_adapter_alone, can_be_stopped, survives_every_fault)
+          refuses_endings_of_other_files, leaves_the_base_alone, leaves_the_adapter_alone,
+          can_be_stopped, survives_every_fault)

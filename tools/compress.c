@@ -365,6 +365,7 @@ static int save(struct tool *tool, const struct job *job) {
 }
 
 static int check_request(struct tool *tool, const struct request *request) {
+  if (request->output != NULL) TOOL_TRY(tool_check_output(tool, request->output));
   if (request->output != NULL && request->rank == NULL) {
     return tool_fail(tool, TOOL_USAGE, "--rank is missing: how much is to be kept in %s?",
                      request->output);

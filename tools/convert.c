@@ -134,6 +134,7 @@ static int write_adapter(struct tool *tool, const struct request *request, clora
                                  .heads = (size_t)request->heads,
                                  .kv_heads = (size_t)request->kv_heads};
   size_t changed = 0;
+  if (to == NULL) return tool_check_output(tool, request->output);
   if (request->dtype == Q8_0 && strcmp(to, "gguf") != 0) {
     return tool_fail(tool, TOOL_USAGE, "--dtype is q8_0, which GGUF alone has, not %s", to);
   }

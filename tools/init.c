@@ -57,6 +57,7 @@ static int save_layer(struct tool *tool, const struct request *request, clora_ad
 
 static int init_adapter(struct tool *tool, const struct request *request) {
   clora_adapter *adapter;
+  TOOL_TRY(tool_check_output(tool, request->output));
   TOOL_CLORA(tool, clora_adapter_create(&adapter));
   int code = save_layer(tool, request, adapter);
   clora_adapter_destroy(adapter);

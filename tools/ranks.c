@@ -6,6 +6,7 @@
 
 int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool is_required) {
   bool has_rank = request->rank > 0, has_error = !isnan(request->error);
+  TOOL_TRY(tool_check_output(tool, request->output));
   if (is_required && !has_rank && !has_error) {
     return tool_fail(tool, TOOL_USAGE, "--rank or --error is missing");
   }

@@ -202,6 +202,11 @@ int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapt
   return TOOL_OK;
 }
 
+int tool_check_output(struct tool *tool, const char *path) {
+  if (clora_adapter_format_of(path) != NULL) return TOOL_OK;
+  return tool_fail(tool, TOOL_USAGE, "%s", clora_error());
+}
+
 int tool_tell_left_out(struct tool *tool, const char *path, const clora_adapter *adapter) {
   for (size_t n = 0; n < clora_adapter_tensor_count(adapter); n++) {
     clora_adapter_tensor tensor;

@@ -155,6 +155,9 @@ int tool_print_json(struct tool *tool, json_t *object);
 /* As the options of the command say. */
 int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapter);
 
+/* Whether an adapter can be written there, before anything is computed. */
+int tool_check_output(struct tool *tool, const char *path);
+
 /* Says which copies of the base's tensors do not come along, on stderr. */
 int tool_tell_left_out(struct tool *tool, const char *path, const clora_adapter *adapter);
 

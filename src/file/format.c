@@ -19,7 +19,7 @@
 /* The first row that recognises a path loads it; the first whose ending a path has saves it. */
 static const struct format {
   const char *name;
-  const char *ending; /* of paths to save to; "" fits every path */
+  const char *ending; /* of paths to save to; "": a folder */
   bool (*recognises)(const char *path);
   clora_status (*load)(const char *path, const clora_load_options *options,
                        struct clora__host_adapter *adapter);
@@ -85,26 +85,46 @@ static bool has_ending(const char *path, const char *ending) {
   return length >= end && strcmp(path + length - end, ending) == 0;
 }
 
-static const struct format *find_format(const char *path, const char *name) {
+const char *clora__ending(const char *path) {
+  static const char letters[] =
+      "0123456789"
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"; /* in every locale */
+  const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+  const char *dot = strrchr(name, '.');
+  bool is_word = dot != NULL && dot > name && strspn(dot + 1, letters) == strlen(dot + 1);
+  return is_word && strspn(dot + 1, letters + 10) > 0 ? dot : NULL;
+}
+
+/* The last row is of folders, whose names have no ending. */
+static bool may_hold(const struct format *format, const char *path) {
+  if (*format->ending != '\0') return has_ending(path, format->ending);
+  return clora__ending(path) == NULL || clora__is_directory(path);
+}
+
+static clora_status find_format(const char *path, const char *name, const struct format **format) {
   for (size_t n = 0; n < FORMAT_COUNT; n++) {
-    bool fits =
-        name != NULL ? strcmp(name, formats[n].name) == 0 : has_ending(path, formats[n].ending);
-    if (fits) return &formats[n];
+    *format = &formats[n];
+    bool fits = name != NULL ? strcmp(name, (*format)->name) == 0 : may_hold(*format, path);
+    if (fits) return CLORA_OK;
   }
-  return NULL;
+  CHECK(name == NULL, CLORA_INVALID_ARGUMENT, "there is no adapter format \"%s\"", QUOTE(name));
+  FAIL(CLORA_INVALID_ARGUMENT,
+       "%s: no adapter is written as %s: the endings are .gguf, .safetensors (kohya's format) and "
+       ".A.npy; a folder (PEFT's) has none, or a / behind its name",
+       path, QUOTE(clora__ending(path)));
 }
 
 const char *clora__format_of(const char *path) {
-  return find_format(path, NULL)->name; /* the row of PEFT fits every path */
+  const struct format *format;
+  return find_format(path, NULL, &format) == CLORA_OK ? format->name : NULL;
 }
 
 clora_status clora__format_save(const char *path, const clora_save_options *options,
                                 const struct clora__host_adapter *adapter) {
   static const clora_save_options defaults;
   const clora_save_options *o = options != NULL ? options : &defaults;
-  const struct format *format = find_format(path, o->format);
-  CHECK(format != NULL, CLORA_INVALID_ARGUMENT, "there is no adapter format \"%s\"",
-        QUOTE(o->format));
+  const struct format *format;
+  TRY(find_format(path, o->format, &format));
   CHECK(adapter->count > 0, CLORA_INVALID_ARGUMENT, "the adapter has no layers to save");
   return format->save(path, o, adapter);
 }

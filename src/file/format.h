@@ -83,8 +83,11 @@ clora_status clora__format_load(const char *path, const clora_load_options *opti
 clora_status clora__format_save(const char *path, const clora_save_options *options,
                                 const struct clora__host_adapter *adapter);
 
+/* The ending of a path's last name that a file would have, ".bin"; NULL: none, as of "v1.5". */
+const char *clora__ending(const char *path);
+
 /* The name of the format that lies at a path, NULL: none; and of the one that a path is saved in
- * without options. */
+ * without options, NULL, with an error: none has such an ending. */
 const char *clora__format_at(const char *path);
 const char *clora__format_of(const char *path);
 

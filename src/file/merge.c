@@ -502,13 +502,27 @@ static clora_status check_target(const struct merge *merge, const char *path) {
   return CLORA_OK;
 }
 
+/* Nobody is to find safetensors in a .gguf, or a folder. */
+static clora_status check_ending(const char *path, bool is_file) {
+  const char *ending = clora__ending(path);
+  if (ending == NULL) return CLORA_OK;
+  CHECK(is_file, CLORA_INVALID_ARGUMENT,
+        "%s: several shards are merged into a folder, whose name has no ending such as %s", path,
+        QUOTE(ending));
+  CHECK(strcmp(ending, ".safetensors") == 0, CLORA_INVALID_ARGUMENT,
+        "%s: a base of one file is merged into one: end its name in .safetensors, not %s", path,
+        QUOTE(ending));
+  return CLORA_OK;
+}
+
 static clora_status run(struct merge *merge, const char *path) {
   const struct clora__base *base = merge->base;
+  bool is_file = base->shard_count == 1 && base->index_path == NULL;
   TRY(check_target(merge, path));
+  TRY(check_ending(path, is_file));
   TRY(plan(merge));
   TRY(clora__allocate(BLOCK_BYTES, 1, &merge->block));
   for (size_t n = 0; n < base->shard_count; n++) merge->total += base->shards[n].file.size_bytes;
-  bool is_file = base->shard_count == 1 && base->index_path == NULL;
   return is_file ? merge_file(merge, 0, path) : merge_folder(merge, path);
 }
 
