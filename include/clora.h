@@ -740,14 +740,15 @@ typedef struct clora_combine_part {
   double weight; /* may be negative */
 } clora_combine_part;
 
-/* The weighted sum of adapters: each layer that any of them has, A side by side and B one below the
- * other, so that the ranks add up. The first part's B keeps its values, the others' are multiplied
- * by what their weight * scale differs by, and rounded to f32 (clora_adapter_rounded() says how
- * many were); one adapter with weight 1 is itself. A tensor that adapters trained whole is kept as
- * it is, where theirs are the same and have weights that add up to 1; else that is an error,
- * because what it learned is not known without the base. The sum of adapters over a changed base
- * belongs to that base too, unless their weights cancel, or another part has the weight that
- * cancels them: PiSSA's conversion to the stock base is the trained adapter less the initial one.
+/* The weighted sum of adapters, whose names one format spells: each layer that any of them has, A
+ * side by side and B one below the other, so that the ranks add up. The first part's B keeps its
+ * values, the others' are multiplied by what their weight * scale differs by, and rounded to f32
+ * (clora_adapter_rounded() says how many were); one adapter with weight 1 is itself. A tensor that
+ * adapters trained whole is kept as it is, where theirs are the same and have weights that add up
+ * to 1; else that is an error, because what it learned is not known without the base. The sum of
+ * adapters over a changed base belongs to that base too, unless their weights cancel, or another
+ * part has the weight that cancels them: PiSSA's conversion to the stock base is the trained
+ * adapter less the initial one.
  */
 CLORA_API clora_status clora_adapter_combine(const clora_combine_part *parts, size_t count,
                                              clora_adapter **combined);

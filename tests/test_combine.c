@@ -105,13 +105,16 @@ END_TEST
 /* What is right only over the changed base stays so, and the file says it. */
 START_TEST(a_sum_keeps_its_changed_base) {
   clora_adapter *raw = load(FORMATS "pissa/raw"), *start = load(FORMATS "pissa/start");
-  clora_adapter *plain = load(FORMATS "plain"), *kohya = load(FORMATS "kohya/sd.safetensors");
+  clora_adapter *plain = load(FORMATS "plain"), *made;
+  const clora_layer_options one = {.dim = 3, .dim_out = 2, .r = 1};
+  ck_ok(clora_adapter_create(&made)); /* has no config */
+  ck_ok(clora_adapter_add_new(made, "made", &one));
   const struct {
     clora_combine_part parts[3];
     const char *changed;
   } cases[] = {
       {{{raw, 1}, {raw, 0}, {plain, 0}}, "pissa"},    {{{raw, 1}, {raw, 1}, {plain, -1}}, "pissa"},
-      {{{plain, 1}, {raw, 1}, {plain, 1}}, "pissa"},  {{{kohya, 1}, {raw, 0.5}, {raw, 0}}, "pissa"},
+      {{{plain, 1}, {raw, 1}, {plain, 1}}, "pissa"},  {{{made, 1}, {raw, 0.5}, {raw, 0}}, "pissa"},
       {{{raw, 0.5}, {start, -1}, {raw, 0}}, "pissa"}, {{{raw, 1}, {start, -1}, {plain, 1}}, NULL},
       {{{raw, 0}, {plain, 1}, {plain, 1}}, NULL},     {{{raw, 1}, {raw, -1}, {plain, 1}}, NULL},
   };
@@ -137,7 +140,7 @@ START_TEST(a_sum_keeps_its_changed_base) {
   clora_adapter_destroy(raw);
   clora_adapter_destroy(start);
   clora_adapter_destroy(plain);
-  clora_adapter_destroy(kohya);
+  clora_adapter_destroy(made);
 }
 END_TEST
 
@@ -162,6 +165,47 @@ START_TEST(refuses_what_cannot_be_summed) {
   clora_adapter_destroy(dora);
   clora_adapter_destroy(plain);
   clora_adapter_destroy(bias);
+}
+END_TEST
+
+/* A module under two formats' names would be there twice; what has been translated is one. */
+START_TEST(sums_names_of_one_spelling) {
+  clora_adapter *peft = load(FORMATS "gguf/peft"), *gguf = load(FORMATS "gguf/lora-f32.gguf"), *sum;
+  clora_adapter *kohya = load(FORMATS "kohya/sd.safetensors");
+  clora_adapter *other = load(FORMATS "gguf/lora-f16.gguf");
+  const clora_rename_options options = {.from = "gguf", .to = "peft", .heads = 4, .kv_heads = 2};
+  const clora_combine_part parts[] = {{peft, 1}, {gguf, -1}}, mixed[] = {{kohya, 1}, {peft, 1}};
+  ck_fails(
+      clora_adapter_combine(parts, 2, &sum), CLORA_INVALID_ARGUMENT,
+      "the names of part 1 (\"blk.0.attn_k\") are spelled as by gguf, those before as by peft");
+  ck_fails(clora_adapter_combine(mixed, 2, &sum), CLORA_INVALID_ARGUMENT,
+           "are spelled as by peft, those before as by kohya");
+  const clora_combine_part twice[] = {{gguf, 1}, {other, 1}};
+  ck_ok(clora_adapter_combine(twice, 2, &sum));
+  ck_assert_str_eq(sum->host.architecture, "llama");
+  clora_adapter_destroy(sum);
+  memcpy(other->host.architecture, "qwen2", sizeof "qwen2");
+  ck_fails(clora_adapter_combine(twice, 2, &sum), CLORA_INVALID_ARGUMENT,
+           "of bases of the architectures \"llama\" and \"qwen2\"");
+  ck_ok(clora_adapter_rename(gguf, &options));
+  ck_ok(clora_adapter_combine(parts, 2, &sum)); /* the same adapter: nothing is left */
+  ck_assert_uint_eq(sum->host.count, peft->host.count);
+  for (size_t n = 0; n < sum->host.count; n++) {
+    const struct clora__host_layer *layer = &sum->host.items[n];
+    double *delta = delta_of(layer), *magnitudes = multiply(layer, true);
+    for (size_t i = 0; i < layer->about.d_in * layer->about.d_out; i++) {
+      ck_each_msg(
+          fabs(delta[i]) <= IN_F64 * clora__gamma(2 * (double)layer->about.r) * magnitudes[i],
+          "%s[%zu]: %g is left", layer->about.name, i, delta[i]);
+    }
+    free(delta);
+    free(magnitudes);
+  }
+  clora_adapter_destroy(sum);
+  clora_adapter_destroy(peft);
+  clora_adapter_destroy(gguf);
+  clora_adapter_destroy(kohya);
+  clora_adapter_destroy(other);
 }
 END_TEST
 
@@ -220,6 +264,7 @@ START_TEST(weighs_no_module_trained_whole) {
 }
 END_TEST
 
-TEST_MAIN("combine", a_sum_is_the_sum, tells_what_it_rounds, one_adapter_with_weight_one_is_itself,
-          converts_pissa_by_a_difference, a_sum_keeps_its_changed_base,
-          refuses_what_cannot_be_summed, weighs_no_module_trained_whole)
+TEST_MAIN("combine", a_sum_is_the_sum, tells_what_it_rounds, sums_names_of_one_spelling,
+          one_adapter_with_weight_one_is_itself, converts_pissa_by_a_difference,
+          a_sum_keeps_its_changed_base, refuses_what_cannot_be_summed,
+          weighs_no_module_trained_whole)

@@ -62,7 +62,11 @@ const char *clora__format_at(const char *path) {
 static clora_status load_first(const char *path, const clora_load_options *options,
                                struct clora__host_adapter *adapter) {
   const struct format *format = recognise(path);
-  return format != NULL ? format->load(path, options, adapter) : fail_unrecognised(path);
+  if (format == NULL) return fail_unrecognised(path);
+  TRY(format->load(path, options, adapter));
+  bool is_named = strcmp(format->name, "npy") != 0; /* a pair is called as its files are */
+  adapter->spelling = is_named ? format->name : NULL;
+  return CLORA_OK;
 }
 
 clora_status clora__format_load(const char *path, const clora_load_options *options,

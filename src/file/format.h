@@ -30,6 +30,7 @@ struct clora__host_adapter {
   char *files[2];         /* that it was read from; NULL: fewer */
   size_t rounded;         /* values that f32 does not hold: of f64 in the file, or of a sum */
   char *changed_base;     /* the initialisation that changed the base; NULL: none did */
+  const char *spelling;   /* of the names: "peft", "kohya" or "gguf"; NULL: anyone's */
   char *architecture;     /* of the base, as GGUF spells it; NULL: not known */
   struct json_t *config;  /* the fields of a PEFT config, carried along; NULL: there is none */
   struct json_t *strings; /* the metadata of a safetensors file, likewise */
@@ -45,6 +46,10 @@ clora_status clora__host_add(struct clora__host_adapter *adapter, const clora_ad
 clora_status clora__host_add_from(const char *path, struct clora__host_adapter *adapter,
                                   const clora_adapter_layer *about,
                                   struct clora__host_layer **added);
+
+/* The layer of this name; NULL: there is none. */
+const struct clora__host_layer *clora__host_find(const struct clora__host_adapter *adapter,
+                                                 const char *name);
 
 /* Takes the last layer off the list. */
 void clora__host_drop(struct clora__host_adapter *adapter);

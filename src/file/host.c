@@ -127,6 +127,14 @@ void clora__host_free(struct clora__host_adapter *adapter) {
   *adapter = (struct clora__host_adapter){0};
 }
 
+const struct clora__host_layer *clora__host_find(const struct clora__host_adapter *adapter,
+                                                 const char *name) {
+  for (size_t n = 0; n < adapter->count; n++) {
+    if (strcmp(adapter->items[n].about.name, name) == 0) return &adapter->items[n];
+  }
+  return NULL;
+}
+
 clora_dtype clora__common_dtype(clora_dtype a, clora_dtype b) {
   return a == b ? a : CLORA_F32;
 }

@@ -229,10 +229,11 @@ static clora_status check_unique(const struct renamed *renamed, size_t count) {
 
 enum spelling { PEFT, GGUF, KOHYA, UNKNOWN };
 
+static const char *const spellings[] = {"peft", "gguf", "kohya"};
+
 static enum spelling spelling_of(const char *name) {
-  static const char *const names[] = {"peft", "gguf", "kohya"};
   size_t n = 0;
-  while (n < COUNT(names) && (name == NULL || strcmp(name, names[n]) != 0)) n++;
+  while (n < COUNT(spellings) && (name == NULL || strcmp(name, spellings[n]) != 0)) n++;
   return (enum spelling)n;
 }
 
@@ -288,6 +289,7 @@ static clora_status rename_once(struct clora__host_adapter *adapter,
   clora_status status = find_names(adapter, options, from, to, renamed);
   if (status == CLORA_OK) status = prepare(adapter, to, renamed, &row);
   if (status == CLORA_OK) apply(adapter, from == GGUF, renamed, row);
+  if (status == CLORA_OK) adapter->spelling = spellings[to];
   for (size_t n = 0; n < adapter->count; n++) free(renamed[n].copy);
   free(row);
   free(renamed);
