@@ -646,7 +646,8 @@ typedef struct clora_rename_options {
 /* Translates the names of all layers from one format's spelling into another's: PEFT's
  * "model.layers.0.self_attn.q_proj", GGUF's "blk.0.attn_q" (B's columns of q and k move with the
  * name where llama.cpp keeps them in another order), kohya's "lora_unet_..." with _ for each dot.
- * Back from kohya's only where the file was written so: it keeps the dotted names in its metadata.
+ * Back from kohya's only where the file was written so: it keeps the dotted names in its metadata,
+ * as a GGUF file keeps whether PEFT's had no "model." in front.
  * CLORA_UNSUPPORTED names a layer for which no other name is known. */
 CLORA_API clora_status clora_adapter_rename(clora_adapter *adapter,
                                             const clora_rename_options *options);

@@ -246,6 +246,7 @@ static clora_status join_architecture(const clora_combine_part *parts, size_t co
 static clora_status combine(const clora_combine_part *parts, size_t count, clora_adapter *sum) {
   TRY(check_spelling(parts, count, &sum->host.spelling));
   TRY(join_architecture(parts, count, &sum->host.architecture));
+  sum->host.has_bare_names = parts[0].adapter->host.has_bare_names;
   for (size_t n = 0; n < count; n++) {
     const struct clora__host_adapter *host = &parts[n].adapter->host;
     for (size_t i = 0; i < host->count; i++) {

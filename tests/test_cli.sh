@@ -183,6 +183,10 @@ expect 0 convert "$gguf/peft" -o kohya.safetensors --prefix lora_te_
 expect 0 convert kohya.safetensors -o back2
 cmp -s back2/adapter_model.safetensors "$gguf/peft/adapter_model.safetensors" ||
   fail "there and back through kohya's format is another file"
+expect 0 init --dim 4 --dim-out 4 --name layers.0.mlp.up_proj -o bare
+expect 0 convert bare -o bare.gguf
+expect 0 convert bare.gguf -o bare2
+cmp -s bare/adapter_model.safetensors bare2/adapter_model.safetensors || fail "another name came back"
 expect 1 convert "$gguf/peft" -o no.gguf
 says err "base's number of attention heads is needed" '--base-config'
 absent no.gguf

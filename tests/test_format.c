@@ -67,6 +67,35 @@ START_TEST(every_pair_there_and_back) {
 }
 END_TEST
 
+/* Names of a model without its head, "layers.0...", come back so, through files and through kohya's
+ * names; the file of a model with it says nothing of that. */
+START_TEST(names_without_model_come_back) {
+  static const char *const names[][2] = {{"layers.0.self_attn.v_proj", "blk.0.attn_v"},
+                                         {"embed_tokens", "token_embd"}};
+  for (size_t has_model = 0; has_model < 2; has_model++) {
+    struct clora__host_adapter adapter = {0};
+    char spelled[2][64];
+    for (size_t n = 0; n < 2; n++) {
+      struct clora__host_layer *layer;
+      clora_adapter_layer about = {
+          .name = spelled[n], .d_in = 3, .d_out = 2, .r = 1, .alpha = 1, .scale = 1};
+      snprintf(spelled[n], sizeof spelled[n], "%s%s", has_model ? "model." : "", names[n][0]);
+      about.kind = n == 1 ? CLORA_EMBEDDING : CLORA_LINEAR;
+      about.base_transposed = n == 1;
+      ck_ok(clora__host_add(&adapter, &about, &layer));
+    }
+    spell(&adapter, 0, 2);
+    for (size_t n = 0; n < 2; n++) ck_assert_str_eq(adapter.items[n].about.name, names[n][1]);
+    pass(&adapter, 2);
+    ck_assert_int_eq(adapter.has_bare_names, !has_model);
+    spell(&adapter, 2, 1);
+    spell(&adapter, 1, 0);
+    for (size_t n = 0; n < 2; n++) find(&adapter, spelled[n]);
+    clora__host_free(&adapter);
+  }
+}
+END_TEST
+
 /* With their own names in every format: ranks, alphas and modes of every fixture. */
 START_TEST(every_pair_with_names_kept) {
   static const char *const names[] = {"plain", "f16", "bf16", "all_linear", "rslora", "patterns"};
@@ -353,8 +382,8 @@ START_TEST(refuses_endings_it_does_not_know) {
 }
 END_TEST
 
-TEST_MAIN("format", every_pair_there_and_back, every_pair_with_names_kept,
-          converts_as_llama_cpp_does, refuses_names_it_does_not_know,
+TEST_MAIN("format", every_pair_there_and_back, names_without_model_come_back,
+          every_pair_with_names_kept, converts_as_llama_cpp_does, refuses_names_it_does_not_know,
           refuses_two_layers_of_one_name, a_rename_survives_every_fault,
           reads_and_writes_a_pair_of_arrays, keeps_f16_in_a_pair, refuses_pairs_that_are_none,
           refuses_pickles_and_unknown_files, refuses_endings_it_does_not_know)

@@ -31,6 +31,7 @@ struct clora__host_adapter {
   size_t rounded;         /* values that f32 does not hold: of f64 in the file, or of a sum */
   char *changed_base;     /* the initialisation that changed the base; NULL: none did */
   const char *spelling;   /* of the names: "peft", "kohya" or "gguf"; NULL: anyone's */
+  bool has_bare_names;    /* PEFT's have no "model." in front, which those of GGUF do not say */
   char *architecture;     /* of the base, as GGUF spells it; NULL: not known */
   struct json_t *config;  /* the fields of a PEFT config, carried along; NULL: there is none */
   struct json_t *strings; /* the metadata of a safetensors file, likewise */

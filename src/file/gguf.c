@@ -53,6 +53,7 @@ struct gguf {
   json_t *keys; /* an object used as a set */
   char type[16], adapter_type[16], architecture[ARCHITECTURE];
   double alpha; /* 0: left out */
+  bool has_bare_names;
   uint64_t alignment, data_at;
   struct tensor *tensors; /* ordered by name in the end */
   size_t count;
@@ -190,6 +191,15 @@ static clora_status read_architecture(struct gguf *gguf) {
   return take_text(gguf, ARCHITECTURE - 1, gguf->architecture, "general.architecture");
 }
 
+static clora_status read_bare_names(struct gguf *gguf) {
+  uint64_t value = 0;
+  TRY(take_number(gguf, 1, &value, CLORA__GGUF_BARE_NAMES));
+  CHECK(value <= 1, CLORA_BAD_FILE, "%s: \"" CLORA__GGUF_BARE_NAMES "\" is a bool of %llu",
+        gguf->file.path, (unsigned long long)value);
+  gguf->has_bare_names = value == 1;
+  return CLORA_OK;
+}
+
 static clora_status refuse_alora(struct gguf *gguf) {
   FAIL(CLORA_UNSUPPORTED,
        "%s: adapter.alora.invocation_tokens is set, and that is not supported: the scale depends "
@@ -209,6 +219,7 @@ static const struct key {
     {"adapter.type", CLORA__GGUF_STRING, read_adapter_type},
     {"adapter.lora.alpha", CLORA__GGUF_FLOAT32, read_alpha},
     {"adapter.alora.invocation_tokens", CLORA__GGUF_ARRAY, refuse_alora},
+    {CLORA__GGUF_BARE_NAMES, CLORA__GGUF_BOOL, read_bare_names},
 };
 
 static clora_status read_value(struct gguf *gguf, const char *name) {
@@ -463,6 +474,7 @@ static clora_status load(struct gguf *gguf, struct clora__host_adapter *adapter)
   TRY(read_header(gguf));
   TRY(check_adapter(gguf));
   for (size_t n = 0; n < gguf->count; n++) TRY(read_half(gguf, &gguf->tensors[n], adapter));
+  adapter->has_bare_names = gguf->has_bare_names;
   size_t length = strlen(gguf->architecture);
   if (length == 0) return CLORA_OK;
   TRY(clora__allocate(length + 1, 1, &adapter->architecture));

@@ -25,6 +25,9 @@ struct clora__gguf_type {
 const struct clora__gguf_type *clora__gguf_type(uint32_t id);
 enum { CLORA__GGUF_F32 = 0, CLORA__GGUF_F16 = 1, CLORA__GGUF_Q8_0 = 8, CLORA__GGUF_BF16 = 30 };
 
+/* Our own key in the metadata, for clora_adapter_rename(): see has_bare_names. */
+#define CLORA__GGUF_BARE_NAMES "clora.bare_names"
+
 /* Value n of a block of Q8_0: an f16 step, and 32 multiples of it of 8 bits. */
 float clora__q8_0_decode(const unsigned char *block, size_t n);
 

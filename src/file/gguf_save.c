@@ -199,6 +199,12 @@ static clora_status put_alpha(struct clora__output *output, float alpha) {
   return clora__output_write(output, bytes, sizeof bytes);
 }
 
+static clora_status put_bare_names(struct clora__output *output) {
+  TRY(put_text(output, CLORA__GGUF_BARE_NAMES));
+  TRY(put_number(output, CLORA__GGUF_BOOL, 4));
+  return put_number(output, 1, 1);
+}
+
 static uint64_t put_size(const char *key, const char *value) {
   return 8 + strlen(key) + 4 + 8 + strlen(value);
 }
@@ -210,18 +216,20 @@ static clora_status put_padding(struct clora__output *output, uint64_t at) {
 }
 
 static clora_status put_header(struct clora__output *output, const char *architecture, float alpha,
-                               const struct half *halves, size_t count) {
+                               bool is_bare, const struct half *halves, size_t count) {
   uint64_t at = 24 + put_size("general.architecture", architecture) +
                 put_size("general.type", "adapter") + put_size("adapter.type", "lora") + 8 +
-                strlen("adapter.lora.alpha") + 8;
+                strlen("adapter.lora.alpha") + 8 +
+                (is_bare ? 8 + strlen(CLORA__GGUF_BARE_NAMES) + 5 : 0);
   TRY(clora__output_write(output, "GGUF", 4));
   TRY(put_number(output, CLORA__GGUF_VERSION, 4));
   TRY(put_number(output, count, 8));
-  TRY(put_number(output, 4, 8));
+  TRY(put_number(output, is_bare ? 5 : 4, 8));
   TRY(put_string(output, "general.architecture", architecture));
   TRY(put_string(output, "general.type", "adapter"));
   TRY(put_string(output, "adapter.type", "lora"));
   TRY(put_alpha(output, alpha));
+  if (is_bare) TRY(put_bare_names(output));
   size_t offset = 0;
   for (size_t n = 0; n < count; n++) {
     TRY(put_text(output, halves[n].name));
@@ -276,7 +284,7 @@ static clora_status write(const char *path, const clora_save_options *options,
     TRY(describe(path, &adapter->items[n], options, alpha, halves + 2 * n));
   }
   TRY(clora__output_open(path, output));
-  TRY(put_header(output, architecture, alpha, halves, 2 * adapter->count));
+  TRY(put_header(output, architecture, alpha, adapter->has_bare_names, halves, 2 * adapter->count));
   for (size_t n = 0; n < 2 * adapter->count; n++) TRY(put_values(output, &halves[n]));
   return clora__output_commit(output);
 }

@@ -5,9 +5,9 @@
  *   kohya   lora_unet_model_layers_0_self_attn_q_proj   a prefix, and _ for every dot
  *
  * llama.cpp keeps the rows of q and k of Llama's family in the order of its rotary embedding: the
- * columns of B move with the name. A kohya name does not say where its dots were; files that are
- * written from dotted names say so in their metadata.
- * SPDX-License-Identifier: Apache-2.0 */
+ * columns of B move with the name. Whether PEFT's names began with "model." is a flag in the file.
+ * A kohya name does not say where its dots were; files that are written from dotted names say so in
+ * their metadata. SPDX-License-Identifier: Apache-2.0 */
 #include "file/rename.h"
 
 #include <stdio.h>
@@ -97,6 +97,21 @@ static clora_status fail_unknown(const char *name, const char *from, const char 
        QUOTE(name), to, from);
 }
 
+/* What PEFT's names begin with where the head of the model was there too. */
+#define MODEL "model."
+
+static bool has_model(const char *name) {
+  return strncmp(name, MODEL, strlen(MODEL)) == 0;
+}
+
+/* Whether none does: GGUF's names are the same then. */
+static bool are_bare(const struct clora__host_adapter *adapter) {
+  for (size_t n = 0; n < adapter->count; n++) {
+    if (has_model(adapter->items[n].about.name)) return false;
+  }
+  return true;
+}
+
 static clora_status peft_to_gguf(const clora_rename_options *options, bool rotates,
                                  const clora_adapter_layer *about, struct renamed *renamed) {
   const char *name = about->name, *at = name;
@@ -106,7 +121,7 @@ static clora_status peft_to_gguf(const clora_rename_options *options, bool rotat
     snprintf(renamed->name, sizeof renamed->name, "%s", outer[n].gguf);
     return CLORA_OK;
   }
-  if (strncmp(at, "model.", 6) == 0) at += 6;
+  if (has_model(at)) at += strlen(MODEL);
   if (strncmp(at, "layers.", 7) != 0) return fail_unknown(name, "peft", "gguf");
   at += 7;
   size_t digits = count_digits(at);
@@ -118,20 +133,21 @@ static clora_status peft_to_gguf(const clora_rename_options *options, bool rotat
   return fail_unknown(name, "peft", "gguf");
 }
 
-static clora_status gguf_to_peft(const clora_rename_options *options, bool rotates,
+static clora_status gguf_to_peft(const clora_rename_options *options, bool rotates, bool is_bare,
                                  const clora_adapter_layer *about, struct renamed *renamed) {
   const char *name = about->name, *at = name + strlen("blk.");
   for (size_t n = 0; n < COUNT(outer); n++) {
     if (strcmp(name, outer[n].gguf) != 0) continue;
-    snprintf(renamed->name, sizeof renamed->name, "%s", outer[n].peft);
+    size_t model = is_bare && has_model(outer[n].peft) ? strlen(MODEL) : 0;
+    snprintf(renamed->name, sizeof renamed->name, "%s", outer[n].peft + model);
     return CLORA_OK;
   }
   if (strncmp(name, "blk.", 4) != 0) return fail_unknown(name, "gguf", "peft");
   size_t digits = count_digits(at);
   for (size_t n = 0; digits > 0 && n < COUNT(inner); n++) {
     if (strcmp(at + digits + 1, inner[n].gguf) != 0) continue;
-    snprintf(renamed->name, sizeof renamed->name, "model.layers.%.*s.%s", (int)digits, at,
-             inner[n].peft);
+    snprintf(renamed->name, sizeof renamed->name, "%slayers.%.*s.%s", is_bare ? "" : MODEL,
+             (int)digits, at, inner[n].peft);
     return set_heads(options, name, rotates ? inner[n].rotation : NOT, about->d_out, renamed);
   }
   return fail_unknown(name, "gguf", "peft");
@@ -246,7 +262,8 @@ static clora_status find_names(const struct clora__host_adapter *adapter,
   if (from == GGUF || to == GGUF) status = find_architecture(options, adapter, &rotates);
   for (size_t n = 0; status == CLORA_OK && n < adapter->count; n++) {
     const clora_adapter_layer *about = &adapter->items[n].about;
-    status = from == GGUF    ? gguf_to_peft(options, rotates, about, &renamed[n])
+    status = from == GGUF
+                 ? gguf_to_peft(options, rotates, adapter->has_bare_names, about, &renamed[n])
              : to == GGUF    ? peft_to_gguf(options, rotates, about, &renamed[n])
              : from == KOHYA ? kohya_to_peft(names, about, &renamed[n])
                              : peft_to_kohya(options, about, &renamed[n]);
@@ -288,8 +305,10 @@ static clora_status rename_once(struct clora__host_adapter *adapter,
   TRY(clora__allocate(adapter->count, sizeof *renamed, &renamed));
   clora_status status = find_names(adapter, options, from, to, renamed);
   if (status == CLORA_OK) status = prepare(adapter, to, renamed, &row);
+  bool is_bare = to == GGUF && are_bare(adapter);
   if (status == CLORA_OK) apply(adapter, from == GGUF, renamed, row);
   if (status == CLORA_OK) adapter->spelling = spellings[to];
+  if (status == CLORA_OK) adapter->has_bare_names = is_bare;
   for (size_t n = 0; n < adapter->count; n++) free(renamed[n].copy);
   free(row);
   free(renamed);
