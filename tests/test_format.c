@@ -73,16 +73,18 @@ START_TEST(names_without_model_come_back) {
   static const char *const names[][2] = {{"layers.0.self_attn.v_proj", "blk.0.attn_v"},
                                          {"embed_tokens", "token_embd"}};
   for (size_t has_model = 0; has_model < 2; has_model++) {
-    struct clora__host_adapter adapter = {0};
-    char spelled[2][64];
-    for (size_t n = 0; n < 2; n++) {
+    struct clora__host_adapter adapter = {0}, source = {0};
+    for (size_t n = 0; n < 4; n++) {
       struct clora__host_layer *layer;
+      char name[64];
+      snprintf(name, sizeof name, "%s%s", has_model ? "model." : "", names[n / 2][0]);
       clora_adapter_layer about = {
-          .name = spelled[n], .d_in = 3, .d_out = 2, .r = 1, .alpha = 1, .scale = 1};
-      snprintf(spelled[n], sizeof spelled[n], "%s%s", has_model ? "model." : "", names[n][0]);
-      about.kind = n == 1 ? CLORA_EMBEDDING : CLORA_LINEAR;
-      about.base_transposed = n == 1;
-      ck_ok(clora__host_add(&adapter, &about, &layer));
+          .name = name, .d_in = 3, .d_out = 2, .r = 1, .alpha = 1, .scale = 1};
+      about.kind = n / 2 == 1 ? CLORA_EMBEDDING : CLORA_LINEAR;
+      about.base_transposed = n / 2 == 1;
+      ck_ok(clora__host_add(n % 2 == 0 ? &source : &adapter, &about, &layer));
+      for (size_t i = 0; i < 3; i++) layer->a[i] = (float)i + 0.5f;
+      for (size_t i = 0; i < 2; i++) layer->b[i] = (float)i - 7;
     }
     spell(&adapter, 0, 2);
     for (size_t n = 0; n < 2; n++) ck_assert_str_eq(adapter.items[n].about.name, names[n][1]);
@@ -90,9 +92,26 @@ START_TEST(names_without_model_come_back) {
     ck_assert_int_eq(adapter.has_bare_names, !has_model);
     spell(&adapter, 2, 1);
     spell(&adapter, 1, 0);
-    for (size_t n = 0; n < 2; n++) find(&adapter, spelled[n]);
+    ck_same_layers(&source, &adapter);
+    clora__host_free(&source);
     clora__host_free(&adapter);
   }
+}
+END_TEST
+
+/* Of 1x1 convolutions, which GGUF does not have. */
+START_TEST(convolutions_there_and_back) {
+  struct clora__host_adapter source = {0}, adapter = {0};
+  ck_ok(clora__format_load(FORMATS "kohya/conv1x1.safetensors", NULL, &source));
+  ck_ok(clora__format_load(FORMATS "kohya/conv1x1.safetensors", NULL, &adapter));
+  pass(&adapter, 0);
+  ck_same_layers(&source, &adapter);
+  pass(&adapter, 1);
+  ck_same_layers(&source, &adapter);
+  ck_fails(clora__format_save(own("no.gguf"), NULL, &adapter), CLORA_UNSUPPORTED,
+           "is a convolution, which GGUF adapters do not have");
+  clora__host_free(&source);
+  clora__host_free(&adapter);
 }
 END_TEST
 
@@ -383,7 +402,8 @@ START_TEST(refuses_endings_it_does_not_know) {
 END_TEST
 
 TEST_MAIN("format", every_pair_there_and_back, names_without_model_come_back,
-          every_pair_with_names_kept, converts_as_llama_cpp_does, refuses_names_it_does_not_know,
-          refuses_two_layers_of_one_name, a_rename_survives_every_fault,
-          reads_and_writes_a_pair_of_arrays, keeps_f16_in_a_pair, refuses_pairs_that_are_none,
-          refuses_pickles_and_unknown_files, refuses_endings_it_does_not_know)
+          convolutions_there_and_back, every_pair_with_names_kept, converts_as_llama_cpp_does,
+          refuses_names_it_does_not_know, refuses_two_layers_of_one_name,
+          a_rename_survives_every_fault, reads_and_writes_a_pair_of_arrays, keeps_f16_in_a_pair,
+          refuses_pairs_that_are_none, refuses_pickles_and_unknown_files,
+          refuses_endings_it_does_not_know)
