@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # clora merge, interrupted: killed at 100 random moments, terminated, and out of room. What it leaves
-# under the output's name is the whole result or nothing.
-#   test_merge.sh CLORA
+# under the output's name is the whole result or nothing. And how much memory it takes.
+#   test_merge.sh CLORA TORTURE
 # SPDX-License-Identifier: Apache-2.0
 set -uo pipefail
-clora=$1
+clora=$1 torture=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -117,6 +117,10 @@ writes $!
 kill -HUP $! 2>/dev/null
 wait $! || fail "an ignored hangup: $(cat err)"
 cmp -s new wholeout || fail "an ignored hangup: new is not whole"
+
+# In small what is measured by hand with a base of 3 GB.
+CLORA=$clora TMPDIR=$work "$torture" merge 100 >log 2>&1 || fail "memory: $(cat log)"
+grep -q '^peak resident memory' log || fail "no memory was measured: $(cat log)"
 
 [ "$failures" = 0 ] || exit 1
 echo "ok"
