@@ -11,13 +11,13 @@
 //
 // knob     values      meaning
 // GROUP    1 ... 64    work-items of a group, a power of two; 1 on CPUs, whose loops become vectors
-// MASTERS  0 1         the values are 16-bit: the update works on f32 masters and rounds them
+// MASTERS  0 1         there are 16-bit values: the update works on f32 masters and rounds them
 
 typedef struct {
   ulong value, state;
   uint length, stride;
   float multiple, rate, decay;
-  uint unused;
+  uint is_f32;  // values are floats, whatever the others in their buffer are
 } chunk_type;
 
 typedef struct {
@@ -92,23 +92,21 @@ static status_type find_status(__global const float *partials, uint count,
   return status;
 }
 
-// One parameter's f32 value, before and after; f32 values are their own masters.
-#if MASTERS
-#define READ_VALUE(n) (multiple * masters[n])
-#define WRITE_VALUE(n, value)      \
-  masters[n] = (value) / multiple; \
-  STORE(OUT, masters[n], values, n *stride)
-#else
-#define READ_VALUE(n) (multiple * values[n * stride])
-#define WRITE_VALUE(n, value) values[n * stride] = (value) / multiple
-#endif
-
 #define UPDATE_ARGUMENTS                                                                \
   __global OUT_TYPE *values, __global float *masters, __global const float *gradients,  \
       __global float *first, __global float *second, __global const chunk_type *chunks, \
       ulong first_chunk, __global const float *partials, ulong partial_count,           \
       __global status_type *statuses, float clip, float log_beta1, float log_beta2,     \
       float step_rate, float beta1, float rest1, float beta2, float rest2, float epsilon
+
+// What is updated: f32 values are their own masters.
+#if MASTERS
+#define WEIGHTS chunk->is_f32 ? (__global float *)values + chunk->value : masters + chunk->state
+#define STEP chunk->is_f32 ? stride : 1
+#else
+#define WEIGHTS values + chunk->value
+#define STEP stride
+#endif
 
 #define BEGIN_UPDATE                                                                              \
   __local float sums[GROUP];                                                                      \
@@ -121,11 +119,21 @@ static status_type find_status(__global const float *partials, uint count,
   const float decay = chunk->decay, factor = status.factor;                                       \
   const uint length = chunk->length;                                                              \
   const ulong stride = chunk->stride;                                                             \
-  values += chunk->value;                                                                         \
-  masters += chunk->state;                                                                        \
+  __global float *weights = WEIGHTS;                                                              \
+  const ulong step = STEP;                                                                        \
   gradients += chunk->state;                                                                      \
   first += chunk->state;                                                                          \
   second += chunk->state;
+
+// Rounds what was updated to what is stored.
+#if MASTERS
+#define END_UPDATE           \
+  if (chunk->is_f32) return; \
+  values += chunk->value;    \
+  for (uint n = get_local_id(0); n < length; n += GROUP) STORE(OUT, weights[n], values, n *stride);
+#else
+#define END_UPDATE
+#endif
 
 // AdamW (Loshchilov and Hutter, arXiv 1711.05101): decay is decoupled from the gradient.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_adamw(UPDATE_ARGUMENTS) {
@@ -134,23 +142,25 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_adamw
   for (uint n = get_local_id(0); n < length; n += GROUP) {
     const float g = gradients[n] / multiple * factor;
     const float m = beta1 * first[n] + rest1 * g, v = beta2 * second[n] + rest2 * (g * g);
-    float w = READ_VALUE(n);
+    float w = multiple * weights[n * step];
     w -= rate * decay * w;
     w -= rate * (m / correction1) / (sqrt(v / correction2) + epsilon);
     first[n] = m;
     second[n] = v;
-    WRITE_VALUE(n, w);
+    weights[n * step] = w / multiple;
   }
+  END_UPDATE
 }
 
 // SGD with momentum beta1; decay is a part of the gradient.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void optimizer_sgd(UPDATE_ARGUMENTS) {
   BEGIN_UPDATE
   for (uint n = get_local_id(0); n < length; n += GROUP) {
-    float w = READ_VALUE(n);
+    float w = multiple * weights[n * step];
     const float m = beta1 * first[n] + (gradients[n] / multiple * factor + decay * w);
     w -= rate * m;
     first[n] = m;
-    WRITE_VALUE(n, w);
+    weights[n * step] = w / multiple;
   }
+  END_UPDATE
 }

@@ -219,6 +219,51 @@ START_TEST(masters_keep_small_steps) {
 }
 END_TEST
 
+/* Views of one buffer, in an order where f32 comes first, between, and last. */
+START_TEST(dtypes_share_a_buffer) {
+  static const clora_dtype dtypes[] = {CLORA_F32, CLORA_BF16, CLORA_F32, CLORA_F16, CLORA_F32};
+  enum { COUNT = 5, EACH = 64 /* bytes */, LENGTH = 16 };
+  clora_context *context = context_of(NULL);
+  cl_command_queue queue = ordered_queue(context);
+  unsigned char bytes[COUNT * EACH] = {0};
+  float values[LENGTH];
+  cl_int code;
+  cl_mem mem =
+      clCreateBuffer(clora_context_opencl(context), CL_MEM_READ_WRITE, sizeof bytes, NULL, &code);
+  ck_assert_int_eq(code, CL_SUCCESS);
+  clora_parameter parameters[COUNT] = {0};
+  for (int n = 0; n < COUNT; n++) {
+    for (int i = 0; i < LENGTH; i++) values[i] = (float)(n + i);
+    clora_pack(dtypes[n], LENGTH, values, bytes + n * EACH);
+    parameters[n].value = (clora_matrix){.mem = mem,
+                                         .offset = (size_t)n * EACH / clora_dtype_size(dtypes[n]),
+                                         .rows = 1,
+                                         .cols = LENGTH,
+                                         .dtype = dtypes[n]};
+  }
+  ck_assert_int_eq(clEnqueueWriteBuffer(queue, mem, CL_TRUE, 0, sizeof bytes, bytes, 0, NULL, NULL),
+                   CL_SUCCESS);
+  clora_optimizer *optimizer;
+  ck_ok(clora_optimizer_create(context, &(clora_optimizer_options){.kind = CLORA_SGD}, parameters,
+                               COUNT, &optimizer));
+  for (int n = 0; n < COUNT; n++) {
+    for (int i = 0; i < LENGTH; i++) values[i] = (float)i;
+    write_gradient(optimizer, queue, (size_t)n, values, LENGTH);
+  }
+  ck_ok(clora_enqueue_step(queue, optimizer, 0.5, 0, NULL, NULL));
+  clFinish(queue);
+  ck_assert_int_eq(clEnqueueReadBuffer(queue, mem, CL_TRUE, 0, sizeof bytes, bytes, 0, NULL, NULL),
+                   CL_SUCCESS);
+  for (int n = 0; n < COUNT; n++) {
+    clora_unpack(dtypes[n], LENGTH, bytes + n * EACH, values);
+    for (int i = 0; i < LENGTH; i++) ck_assert_float_eq(values[i], (float)n + 0.5f * (float)i);
+  }
+  clora_optimizer_destroy(optimizer);
+  clReleaseMemObject(mem);
+  clReleaseCommandQueue(queue);
+}
+END_TEST
+
 /* SGD without momentum is w - rate g in every view. */
 START_TEST(every_view_is_updated_in_place) {
   clora_context *context = context_of(NULL);
@@ -287,4 +332,4 @@ END_TEST
 
 DEVICE_TEST_MAIN("optimizer", fifty_steps_agree_with_pytorch, the_same_run_gives_the_same_bits,
                  a_step_whose_norm_is_not_finite_is_left_out, masters_keep_small_steps,
-                 every_view_is_updated_in_place, bad_arguments_are_named)
+                 dtypes_share_a_buffer, every_view_is_updated_in_place, bad_arguments_are_named)

@@ -165,14 +165,14 @@ START_TEST(a_prepared_call_makes_nothing_and_waits_for_nothing) {
 }
 END_TEST
 
-static void open_training(clora_context *context, struct call *c) {
+static void open_training(clora_context *context, clora_dtype dtype, struct call *c) {
   clora_layer_info info;
   clora_forward_options f;
   clora_backward_options b;
   size_t forward_bytes, backward_bytes;
   cl_int code;
-  ck_ok(clora_layer_create(context, &(clora_layer_options){.dim = DIM, .dim_out = DIM_OUT},
-                           &c->layer));
+  ck_ok(clora_layer_create(
+      context, &(clora_layer_options){.dim = DIM, .dim_out = DIM_OUT, .dtype = dtype}, &c->layer));
   ck_ok(clora_layer_describe(c->layer, &info));
   const clora_parameter parameters[] = {
       {.value = info.a}, {.value = info.b}, {.value = info.scale_matrix, .multiple = 8}};
@@ -189,16 +189,13 @@ static void open_training(clora_context *context, struct call *c) {
   ck_assert_int_eq(code, CL_SUCCESS);
 }
 
-/* The forward that keeps t is one launch or two. Then come five of backward with the gradient of
- * the scale, and two of the optimizer: eight where the forward is one. */
-START_TEST(a_training_step_makes_nothing_after_the_first) {
-  clora_context *context = context_of(NULL);
+static void check_training(clora_context *context, clora_dtype dtype) {
   struct call c = {.queue = ordered_queue(context)};
   c.x = guarded_create(context, 21, DIM, (struct layout){0}, NULL);
   c.y = guarded_create(context, 21, DIM_OUT, (struct layout){0}, NULL);
   c.t = guarded_create(context, 21, 8, (struct layout){0}, NULL);
   c.dx = guarded_create(context, 21, DIM, (struct layout){0}, NULL);
-  open_training(context, &c);
+  open_training(context, dtype, &c);
   check_calls(&c, train_forward, 2);
   check_calls(&c, train, launched / (size_t)call_count() + 7);
   clora_optimizer_report report;
@@ -210,6 +207,16 @@ START_TEST(a_training_step_makes_nothing_after_the_first) {
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) guarded_free(buffers[i]);
   clReleaseMemObject(c.scratch);
   clReleaseCommandQueue(c.queue);
+}
+
+/* The forward that keeps t is one launch or two. Then come five of backward with the gradient of
+ * the scale, and two of the optimizer, also where A and B are not f32 as the scale is: eight where
+ * the forward is one. */
+START_TEST(a_training_step_makes_nothing_after_the_first) {
+  clora_context *context = context_of(NULL);
+  for (int dtype = CLORA_F32; dtype <= CLORA_BF16; dtype++) {
+    check_training(context, (clora_dtype)dtype);
+  }
 }
 END_TEST
 

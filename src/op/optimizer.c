@@ -1,5 +1,5 @@
 /* Optimizers: gradients, moments and masters in arenas, a table of chunks, and the kernels of
- * kernels/optimizer.cl. One launch updates all parameters that share a buffer and a dtype.
+ * kernels/optimizer.cl. One launch updates all parameters of a buffer, f32 and 16-bit alike.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "op/optimizer.h"
 
@@ -150,16 +150,22 @@ static size_t cut(const clora_parameter *p, size_t state, struct clora__chunk *c
           .multiple = p->multiple != 0 ? (cl_float)p->multiple : 1,
           .rate = p->rate != 0 ? (cl_float)p->rate : 1,
           .decay = (cl_float)p->decay,
+          .is_f32 = p->value.dtype == CLORA_F32,
       };
     }
   }
   return count;
 }
 
-/* The arena of a parameter, made when it is new. */
+/* The arena of a parameter, made when it is new. A kernel for a 16-bit dtype does f32 as well; so
+ * two 16-bit dtypes in one buffer are two arenas, and f32 is with the first. */
 static struct clora__arena *arena_of(clora_optimizer *o, const clora_matrix *m) {
   for (size_t i = 0; i < o->arena_count; i++) {
-    if (o->arenas[i].mem == m->mem && o->arenas[i].dtype == m->dtype) return &o->arenas[i];
+    struct clora__arena *arena = &o->arenas[i];
+    bool fits = m->dtype == CLORA_F32 || arena->dtype == CLORA_F32 || arena->dtype == m->dtype;
+    if (arena->mem != m->mem || !fits) continue;
+    if (m->dtype != CLORA_F32) arena->dtype = m->dtype;
+    return arena;
   }
   struct clora__arena *arena = &o->arenas[o->arena_count++];
   *arena = (struct clora__arena){.mem = m->mem, .dtype = m->dtype};
@@ -186,8 +192,7 @@ static clora_status lay_out(clora_optimizer *o, const clora_parameter *parameter
   for (size_t a = 0; a < o->arena_count; a++) {
     o->arenas[a].first_chunk = at;
     for (size_t i = 0; i < o->count; i++) {
-      const clora_matrix *m = &parameters[i].value;
-      if (m->mem != o->arenas[a].mem || m->dtype != o->arenas[a].dtype) continue;
+      if (arena_of(o, &parameters[i].value) != &o->arenas[a]) continue;
       at += cut(&parameters[i], o->gradients[i].offset, o->chunks + at);
     }
   }

@@ -13,7 +13,7 @@ struct clora__chunk {
   cl_ulong value, state;
   cl_uint length, stride;
   cl_float multiple, rate, decay;
-  cl_uint unused;
+  cl_uint is_f32;
 };
 
 /* On the device there are two: of the last step, and of the one before it. */
@@ -22,10 +22,10 @@ struct clora__step_status {
   cl_uint steps, skipped, is_finite, unused;
 };
 
-/* Parameters that one launch updates. */
+/* Parameters that one launch updates: those of a buffer that are f32 or of one 16-bit dtype. */
 struct clora__arena {
-  cl_mem mem; /* retained */
-  clora_dtype dtype;
+  cl_mem mem;        /* retained */
+  clora_dtype dtype; /* the 16-bit one, if there is one */
   size_t first_chunk, chunks;
 };
 

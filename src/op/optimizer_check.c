@@ -8,15 +8,17 @@
 #include "device/matrix.h"
 #include "op/optimizer.h"
 
-/* Three parameters of a dtype: a dense one of several chunks, a strided one with a rate of its own,
- * and one whose trained value is a multiple of the stored one. */
-enum { PARAMETERS = 3 };
+/* Parameters of a dtype: a dense one of several chunks, a strided one with a rate of its own, one
+ * whose trained value is a multiple of the stored one; and one that is f32 beside any of them. */
+enum { PARAMETERS = 4 };
 static const struct {
   size_t rows, cols;
   clora_parameter options;
-} trial_shapes[PARAMETERS] = {{1, CLORA__CHUNK + 100, {.decay = 0.1}},
-                              {33, 17, {.rate = 16, .decay = 0.1}},
-                              {7, 40, {.multiple = 3}}};
+  bool is_f32;
+} trial_shapes[PARAMETERS] = {{1, CLORA__CHUNK + 100, {.decay = 0.1}, false},
+                              {33, 17, {.rate = 16, .decay = 0.1}, false},
+                              {7, 40, {.multiple = 3}, false},
+                              {5, 9, {.multiple = 3}, true}};
 
 struct trial {
   clora_optimizer *optimizer;
@@ -40,8 +42,9 @@ static clora_status open_trial(struct clora__probe *probe, clora_optimizer_kind 
   for (size_t i = 0; i < PARAMETERS; i++) {
     clora_parameter *p = &t->parameters[i];
     *p = trial_shapes[i].options;
-    TRY(clora__probe_matrix(probe, trial_shapes[i].rows, trial_shapes[i].cols, dtype,
-                            CLORA__NUMBERS, 1 + (uint32_t)i, &p->value, &t->values[i]));
+    TRY(clora__probe_matrix(probe, trial_shapes[i].rows, trial_shapes[i].cols,
+                            trial_shapes[i].is_f32 ? CLORA_F32 : dtype, CLORA__NUMBERS,
+                            1 + (uint32_t)i, &p->value, &t->values[i]));
   }
   TRY(clora__optimizer_make(probe->context, &options, t->parameters, PARAMETERS, &t->optimizer));
   for (size_t i = 0; i < PARAMETERS; i++) {
