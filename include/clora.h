@@ -1024,7 +1024,7 @@ typedef struct clora_optimizer_options {
   clora_optimizer_kind kind;
   double beta1, beta2; /* of AdamW; 0: 0.9 and 0.999 */
   double epsilon;      /* of AdamW; 0: 1e-8 */
-  double momentum;     /* of SGD */
+  double momentum;     /* of SGD; with AdamW 0 */
   double clip_norm;    /* gradients are scaled so that their global norm is at most this; 0: not */
 } clora_optimizer_options;
 
@@ -1114,7 +1114,8 @@ typedef enum clora_schedule_kind {
 typedef struct clora_schedule {
   clora_schedule_kind kind;
   double rate; /* the highest */
-  uint64_t warmup_steps, total_steps;
+  uint64_t warmup_steps;
+  uint64_t total_steps; /* of those that fall, above warmup_steps: from it on the rate is 0 */
 } clora_schedule;
 
 /* The rate of step 0, 1, ... */

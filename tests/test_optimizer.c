@@ -311,6 +311,9 @@ START_TEST(bad_arguments_are_named) {
   o = (clora_optimizer_options){.clip_norm = -1};
   ck_fails(clora_optimizer_create(context, &o, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
            "clip_norm is -1");
+  o = (clora_optimizer_options){.momentum = 0.9};
+  ck_fails(clora_optimizer_create(context, &o, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
+           "momentum is 0.9, and the optimizer is AdamW");
   p[0].decay = -2;
   ck_fails(clora_optimizer_create(context, NULL, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
            "parameter 0 has rate 0, decay -2");

@@ -105,6 +105,8 @@ static clora_status check_options(clora_optimizer_options *o) {
         "beta1 is %g and beta2 is %g, both must be between 0 and 1", o->beta1, o->beta2);
   CHECK(o->epsilon > 0 && isfinite(o->epsilon), CLORA_INVALID_ARGUMENT, "epsilon is %g",
         o->epsilon);
+  CHECK(o->kind == CLORA_SGD || o->momentum == 0, CLORA_INVALID_ARGUMENT,
+        "momentum is %g, and the optimizer is AdamW: its own is beta1", o->momentum);
   CHECK(o->momentum >= 0 && o->momentum < 1, CLORA_INVALID_ARGUMENT,
         "momentum is %g, it must be at least 0 and below 1", o->momentum);
   CHECK(o->clip_norm >= 0 && isfinite(o->clip_norm), CLORA_INVALID_ARGUMENT, "clip_norm is %g",

@@ -38,7 +38,8 @@ static clora_status draw(struct clora__probe *probe, clora_matrix m, cl_mem mem,
 
 static clora_status open_trial(struct clora__probe *probe, clora_optimizer_kind kind,
                                clora_dtype dtype, struct trial *t) {
-  const clora_optimizer_options options = {.kind = kind, .momentum = 0.9, .clip_norm = 2};
+  const clora_optimizer_options options = {
+      .kind = kind, .momentum = kind == CLORA_SGD ? 0.9 : 0, .clip_norm = 2};
   for (size_t i = 0; i < PARAMETERS; i++) {
     clora_parameter *p = &t->parameters[i];
     *p = trial_shapes[i].options;
