@@ -1,5 +1,6 @@
 /* Bases: opening a model's files, matching an adapter with them, merging it in.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,13 +51,26 @@ static clora_status read_tensor(const struct clora__base *files,
   return status;
 }
 
+/* The names of a base's first tensors, for one that asked for another. */
+static const char *name_some(const struct clora__base *files, char *text, size_t size) {
+  size_t used = 0;
+  text[0] = '\0';
+  for (size_t n = 0; n < files->count && n < 8 && used < size; n++) {
+    used += (size_t)snprintf(text + used, size - used, "%s\"%s\"", n > 0 ? ", " : "",
+                             QUOTE(files->tensors[n].tensor->name));
+  }
+  if (files->count > 8 && used < size) snprintf(text + used, size - used, ", ...");
+  return text;
+}
+
 clora_status clora_base_read(const clora_base *base, const char *tensor, clora_array *array) {
   CHECK(base != NULL && tensor != NULL && array != NULL, CLORA_INVALID_ARGUMENT,
         "base, tensor or array is NULL");
   const struct clora__base_tensor *found = clora__base_find(&base->files, tensor);
-  CHECK(found != NULL, CLORA_INVALID_ARGUMENT, "%s has no tensor \"%s\"",
+  char names[1024];
+  CHECK(found != NULL, CLORA_INVALID_ARGUMENT, "%s has no tensor \"%s\", of %zu: %s",
         base->files.index_path != NULL ? base->files.index_path : base->files.paths[0],
-        QUOTE(tensor));
+        QUOTE(tensor), base->files.count, name_some(&base->files, names, sizeof names));
   return read_tensor(&base->files, found, array);
 }
 

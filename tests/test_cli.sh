@@ -310,6 +310,12 @@ expect 2 compress "$weight" -o no
 says err '--rank is missing'
 expect 2 compress "$weight" -r auto --energy 1 -o no
 says err '--energy is 1, not above 0 and below 1'
+expect 2 compress "$weight" --energy 0.9
+says err '--energy is 0.9, and --rank is missing; it is for auto'
+expect 2 compress "$weight" -r 3 --energy 0.9
+says err '--energy is 0.9, and --rank is 3; it is for auto'
+expect 2 compress "$formats/dora/base.safetensors"
+says err '--tensor is missing: which one of .*base.safetensors$'
 expect 1 compress "$weight" -r 385 -o no
 says err '--rank is 385, W \[384, 384\] has rank 384 at most'
 npy nan.npy '(1, 2)' $one 0000c07f
@@ -322,7 +328,7 @@ says err 'x1.npy has the shape \[5\]; a matrix is expected'
 expect 1 compress missing.npy -r 1 -o no
 says err 'missing.npy'
 expect 1 compress "$formats/dora/base.safetensors" --tensor no.weight -r 1 -o no
-says err 'base.safetensors has no tensor "no.weight"'
+says err 'base.safetensors has no tensor "no.weight", of [0-9]+: "model.layers.0.mlp.down_proj.weight", '
 absent no
 expect 1 compress "$weight" --svg no/ranks.svg
 says err 'no/ranks.svg cannot be written'

@@ -38,6 +38,11 @@ struct job {
   size_t count;
 };
 
+static bool ends_with(const char *path, const char *ending) {
+  size_t length = strlen(path), part = strlen(ending);
+  return length >= part && strcmp(path + length - part, ending) == 0;
+}
+
 static void release(struct job *job) {
   tool_release(job->x_mem);
   tool_release(job->y_mem);
@@ -351,8 +356,8 @@ static int save(struct tool *tool, const struct job *job) {
   clora_adapter *adapter;
   float *a;
   if (request->tensor != NULL) snprintf(name, sizeof name, "%s", request->tensor);
-  char *ending = strstr(name, ".weight");
-  if (ending != NULL && ending > name && ending[strlen(".weight")] == '\0') *ending = '\0';
+  size_t length = strlen(name), part = strlen(".weight");
+  if (length > part && ends_with(name, ".weight")) name[length - part] = '\0';
   if (request->name != NULL) snprintf(name, sizeof name, "%s", request->name);
   TOOL_TRY(cut(tool, job, job->r, &a, &options));
   clora_status status = clora_adapter_create(&adapter);
@@ -364,12 +369,21 @@ static int save(struct tool *tool, const struct job *job) {
   return code;
 }
 
-static int check_request(struct tool *tool, const struct request *request) {
+static int check_request(struct tool *tool, struct request *request) {
+  bool is_model = ends_with(request->w, ".safetensors") || ends_with(request->w, ".index.json");
+  if (is_model && request->tensor == NULL) {
+    return tool_fail(tool, TOOL_USAGE, "--tensor is missing: which one of %s", request->w);
+  }
   if (request->output != NULL) TOOL_TRY(tool_check_output(tool, request->output));
   if (request->output != NULL && request->rank == NULL) {
     return tool_fail(tool, TOOL_USAGE, "--rank is missing: how much is to be kept in %s?",
                      request->output);
   }
+  if (!isnan(request->energy) && !is_auto(request)) {
+    return tool_fail(tool, TOOL_USAGE, "--energy is %g, and --rank is %s; it is for auto",
+                     request->energy, request->rank != NULL ? request->rank : "missing");
+  }
+  if (isnan(request->energy)) request->energy = 0.99;
   if (!(request->energy > 0 && request->energy < 1)) {
     return tool_fail(tool, TOOL_USAGE, "--energy is %g, not above 0 and below 1", request->energy);
   }
@@ -378,7 +392,6 @@ static int check_request(struct tool *tool, const struct request *request) {
 
 static int run_job(struct tool *tool, struct job *job) {
   const struct request *request = job->request;
-  TOOL_TRY(check_request(tool, request));
   TOOL_TRY(load(tool, job));
   TOOL_TRY(read_rank(tool, job));
   TOOL_TRY(tool_session_open(tool, tool->device, NULL, &job->session));
@@ -391,7 +404,7 @@ static int run_job(struct tool *tool, struct job *job) {
 
 int run_compress(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
-  struct request request = {.energy = 0.99, .rows = 256};
+  struct request request = {.energy = (double)NAN, .rows = 256};
   const struct tool_option options[] = {
       {'r', "rank", "R", "the rank, or auto; left out, only the table is made", TOOL_TEXT,
        &request.rank, TOOL_OPTIONAL},
@@ -430,7 +443,8 @@ int run_compress(int argc, char **argv) {
   };
   if (!tool_parse(&tool, &usage, argc, argv)) return tool.exit_code;
   struct job job = {.request = &request};
-  int code = run_job(&tool, &job);
+  int code = check_request(&tool, &request);
+  if (code == TOOL_OK) code = run_job(&tool, &job);
   release(&job);
   return code;
 }
