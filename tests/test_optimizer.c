@@ -326,6 +326,8 @@ START_TEST(bad_arguments_are_named) {
   cl_command_queue queue = ordered_queue(context);
   ck_fails(clora_enqueue_step(queue, optimizer, (double)NAN, 0, NULL, NULL), CLORA_INVALID_ARGUMENT,
            "rate is nan");
+  ck_fails(clora_enqueue_step(queue, optimizer, 1e39, 0, NULL, NULL), CLORA_INVALID_ARGUMENT,
+           "rate is 1e+39");
   clReleaseCommandQueue(queue);
   clora_optimizer_destroy(optimizer);
   clora_optimizer_destroy(NULL);

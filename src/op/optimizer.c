@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "op/optimizer.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -336,7 +337,7 @@ clora_status clora_enqueue_step(cl_command_queue queue, clora_optimizer *optimiz
   struct kernels kernels;
   struct clora__chain chain;
   TRY(check(optimizer));
-  CHECK(isfinite(rate) && rate >= 0, CLORA_INVALID_ARGUMENT, "rate is %g", rate);
+  CHECK(rate >= 0 && rate <= (double)FLT_MAX, CLORA_INVALID_ARGUMENT, "rate is %g", rate);
   clora_context *context = optimizer->context;
   TRY(clora__chain_begin(context, queue, wait_count, wait_list, event != NULL, &chain));
   TRY(prepare(optimizer, !context->no_compile, &kernels));
