@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "train.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -79,7 +80,7 @@ size_t train_options(struct train_request *r, struct tool_option *options) {
        &r->every, TOOL_RANGE(1, UINT32_MAX)},
       {0, "keep", "N", "how many checkpoints are kept (2)", TOOL_NUMBER, &r->keep,
        TOOL_RANGE(1, 1000000)},
-      {0, "resume", "DIR", "go on from the last checkpoint, options and all; --steps may be more",
+      {0, "resume", "DIR", "go on from the last checkpoint; --steps and --patience may be others",
        TOOL_TEXT, &r->resume, TOOL_OPTIONAL},
       {0, "verify", NULL, "first compare the gradients with finite differences; exit 4 if wrong",
        TOOL_SWITCH, &r->verifies, TOOL_OPTIONAL},
@@ -94,11 +95,16 @@ static int check_range(struct tool *tool, const char *name, double value, bool g
   return tool_fail(tool, TOOL_USAGE, "--%s is %g; it must be %s", name, value, range);
 }
 
+static bool is_f32(double value) {
+  return value >= (double)FLT_MIN && value <= (double)FLT_MAX;
+}
+
 static int check_numbers(struct tool *tool, const struct train_request *r) {
   TOOL_TRY(check_range(tool, "classes", (double)r->classes, r->classes != 1, "0 or at least 2"));
   TOOL_TRY(check_range(tool, "alpha", r->alpha, r->alpha != 0, "another number"));
-  TOOL_TRY(check_range(tool, "lr", r->rate, r->rate > 0, "above 0"));
-  TOOL_TRY(check_range(tool, "loraplus-lr-ratio", r->b_ratio, r->b_ratio > 0, "above 0"));
+  TOOL_TRY(check_range(tool, "lr", r->rate, is_f32(r->rate), "an f32 above 0"));
+  TOOL_TRY(check_range(tool, "loraplus-lr-ratio", r->b_ratio, is_f32(r->b_ratio * r->rate),
+                       "above 0, and its product with --lr an f32"));
   TOOL_TRY(check_range(tool, "momentum", r->momentum, r->momentum >= 0 && r->momentum < 1,
                        "at least 0 and below 1"));
   TOOL_TRY(check_range(tool, "weight-decay", r->decay, r->decay >= 0, "at least 0"));
@@ -155,13 +161,13 @@ static int check_new(struct tool *tool, struct train_request *r) {
   return check_base(tool, r);
 }
 
-/* A run goes on as it began: of its options only the number of steps may be another one. */
+/* A run goes on as it began: of its options only those that say when it ends may be others. */
 static int check_resume(struct tool *tool, struct train_request *r) {
   struct tool_option options[TRAIN_MOST_OPTIONS];
   size_t count = train_options(r, options);
   for (size_t i = 0; i < count; i++) {
-    bool allowed =
-        options[i].to == &r->resume || options[i].to == &r->steps || options[i].to == &r->verifies;
+    const void *to = options[i].to;
+    bool allowed = to == &r->resume || to == &r->steps || to == &r->patience || to == &r->verifies;
     if (allowed || !(tool->given >> i & 1)) continue;
     return tool_fail(tool, TOOL_USAGE, "--%s is given; --resume takes it from %s", options[i].name,
                      r->resume);
@@ -213,6 +219,7 @@ static int open_run(struct tool *tool, struct run *run) {
   if (request->resume != NULL) {
     TOOL_TRY(train_folder_open(tool, request));
     TOOL_TRY(train_checkpoint_find(tool, request, &run->progress, &run->state, &run->adapter));
+    TOOL_TRY(check_numbers(tool, request));
   }
   TOOL_TRY(train_data_open(tool, request, &run->data));
   TOOL_TRY(tool_session_open(tool, tool->device, NULL, &run->device.session));
@@ -230,7 +237,7 @@ static int open_run(struct tool *tool, struct run *run) {
 static int evaluate(struct tool *tool, struct run *run) {
   struct train_progress *p = &run->progress;
   if (run->data.held == 0) return TOOL_OK;
-  TOOL_TRY(train_evaluate(tool, &run->data, &run->device, &p->validation, &p->accuracy));
+  TOOL_TRY(train_evaluate(tool, &run->data, &run->device, p->step, &p->validation, &p->accuracy));
   p->worse++;
   if (p->validation >= p->best) return TOOL_OK; /* a best of NAN is above everything */
   p->best = p->validation;
@@ -247,12 +254,17 @@ static int take_step(struct tool *tool, struct run *run) {
   p->step++;
   p->loss = run->result.loss;
   bool is_milestone = p->step % request->every == 0 || p->step == request->steps;
+  bool is_kept = is_milestone || interrupted;
+  if (is_kept) TOOL_TRY(train_check_layer(tool, &run->device, p->step));
   if (is_milestone) TOOL_TRY(evaluate(tool, run));
   TOOL_TRY(train_report_step(tool, request, p, &run->result, run->device.batch, is_milestone,
                              &run->report));
-  if (!is_milestone && !interrupted) return TOOL_OK;
-  TOOL_TRY(train_report_flush(tool, request, &run->report));
-  return train_checkpoint_save(tool, run->request, &run->data, &run->device, p);
+  if (!is_kept) return TOOL_OK;
+  int flushed = train_report_flush(tool, request, &run->report);
+  TOOL_TRY(train_checkpoint_save(tool, run->request, &run->data, &run->device, p));
+  TOOL_TRY(flushed); /* only now: the step is not lost with its row */
+  train_report_draw(tool, request, &run->report);
+  return TOOL_OK;
 }
 
 static bool is_patience_over(const struct run *run) {

@@ -31,6 +31,7 @@ struct train_data {
   uint64_t epoch, seed;
   size_t base_values; /* of W and bias */
   uint64_t hash;      /* of all values, before the base was taken off */
+  uint64_t based;     /* of y, after it was */
 };
 
 bool train_is_npy(const char *path);
@@ -93,9 +94,13 @@ int train_gradients(struct tool *tool, const struct train_request *request, stru
 int train_step(struct tool *tool, const struct train_request *request, struct train_data *data,
                struct train_device *device, uint64_t step, struct train_result *result);
 
-/* The mean loss of the held-out rows, and of labels the share that is the largest of y. */
+/* An error that names the step and the parameter that is not finite after it, if one is. */
+int train_check_layer(struct tool *tool, const struct train_device *device, uint64_t step);
+
+/* The mean loss of the held-out rows after a step, and of labels the share that is the largest of
+ * y. */
 int train_evaluate(struct tool *tool, const struct train_data *data, struct train_device *device,
-                   double *loss, double *accuracy);
+                   uint64_t step, double *loss, double *accuracy);
 
 /* Compares gradients with finite differences in float64: train_verify.c. */
 int train_verify(struct tool *tool, const struct train_request *request, struct train_data *data,
@@ -149,6 +154,7 @@ struct train_report {
   struct train_history history;
   FILE *csv;
   double start_ms, shown_ms;
+  bool is_drawn;
 };
 
 /* Opens metrics.csv, whose rows behind the checkpoint's step are cut off. */
@@ -162,8 +168,10 @@ int train_report_step(struct tool *tool, const struct train_request *request,
                       const struct train_progress *progress, const struct train_result *result,
                       size_t batch, bool is_milestone, struct train_report *report);
 
-/* Brings metrics.csv and loss.svg up to date. */
+/* Brings metrics.csv up to date; and loss.svg, without which a training goes on. */
 int train_report_flush(struct tool *tool, const struct train_request *request,
+                       struct train_report *report);
+void train_report_draw(struct tool *tool, const struct train_request *request,
                        struct train_report *report);
 int train_report_end(struct tool *tool, const struct train_request *request,
                      const struct train_device *device, const struct train_progress *progress,

@@ -125,18 +125,19 @@ static json_t *pack_state(struct train_request *request, const struct train_data
                           const struct train_device *device,
                           const struct train_progress *progress) {
   const clora_device *about = clora_context_device(device->session.context);
-  char hash[24];
+  char hash[24], based[24];
   snprintf(hash, sizeof hash, "%016" PRIx64, data->hash);
-  return json_pack("{ss,si,ss,so,so,so,so,so,so,so,so,so,so,so,so,so}", "schema", SCHEMA, "version",
-                   SCHEMA_VERSION, "clora", clora_version(), "options", pack_options(request),
-                   "step", tool_json_number(progress->step), "loss", tool_json_real(progress->loss),
-                   "validation", tool_json_real(progress->validation), "best",
-                   tool_json_real(progress->best), "accuracy", tool_json_real(progress->accuracy),
-                   "best_accuracy", tool_json_real(progress->best_accuracy), "best_step",
-                   tool_json_number(progress->best_step), "worse",
-                   tool_json_number(progress->worse), "device", tool_json_text(about->name),
-                   "driver", tool_json_text(about->driver), "plan", tool_json_lines(device->plan),
-                   "data", json_string(hash));
+  snprintf(based, sizeof based, "%016" PRIx64, data->based);
+  return json_pack(
+      "{ss,si,ss,so,so,so,so,so,so,so,so,so,so,so,so,so,so}", "schema", SCHEMA, "version",
+      SCHEMA_VERSION, "clora", clora_version(), "options", pack_options(request), "step",
+      tool_json_number(progress->step), "loss", tool_json_real(progress->loss), "validation",
+      tool_json_real(progress->validation), "best", tool_json_real(progress->best), "accuracy",
+      tool_json_real(progress->accuracy), "best_accuracy", tool_json_real(progress->best_accuracy),
+      "best_step", tool_json_number(progress->best_step), "worse",
+      tool_json_number(progress->worse), "device", tool_json_text(about->name), "driver",
+      tool_json_text(about->driver), "plan", tool_json_lines(device->plan), "data",
+      json_string(hash), "based", json_string(based));
 }
 
 static int make_adapter(struct tool *tool, const struct train_request *request,
@@ -188,6 +189,7 @@ static int bad_state(struct tool *tool, const char *path, const char *key) {
                    key);
 }
 
+/* But for those given with --resume. */
 static int read_options(struct tool *tool, const char *path, const json_t *state,
                         struct train_request *request) {
   struct tool_option options[TRAIN_MOST_OPTIONS];
@@ -195,7 +197,7 @@ static int read_options(struct tool *tool, const char *path, const json_t *state
   const json_t *object = json_object_get(state, "options");
   for (size_t i = 0; i < count; i++) {
     const json_t *value = json_object_get(object, options[i].name);
-    if (value == NULL || !is_kept(&options[i])) continue;
+    if (value == NULL || !is_kept(&options[i]) || (tool->given >> i & 1) != 0) continue;
     if (!json_is_string(value)) return bad_state(tool, path, options[i].name);
     TOOL_TRY(tool_option_read(tool, &options[i], json_string_value(value)));
   }
@@ -241,7 +243,7 @@ static int read_state(struct tool *tool, const char *path, const json_t *state,
 int train_checkpoint_find(struct tool *tool, struct train_request *request,
                           struct train_progress *progress, json_t **state,
                           clora_adapter **adapter) {
-  uint64_t step, steps = request->steps;
+  uint64_t step;
   bool found;
   char path[4096];
   TOOL_CLORA(tool, clora_checkpoint_find(request->resume, &step, &found));
@@ -253,11 +255,10 @@ int train_checkpoint_find(struct tool *tool, struct train_request *request,
   *state = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
   if (*state == NULL) return tool_fail(tool, TOOL_FAILURE, "%s: %s", path, error.text);
   TOOL_TRY(read_state(tool, path, *state, request, progress));
-  if (steps != 0 && steps < progress->step) {
-    return tool_fail(tool, TOOL_USAGE, "--steps is %" PRIu64 ", and %" PRIu64 " are done", steps,
-                     progress->step);
+  if (request->steps < progress->step) {
+    return tool_fail(tool, TOOL_USAGE, "--steps is %" PRIu64 ", and %" PRIu64 " are done",
+                     request->steps, progress->step);
   }
-  if (steps != 0) request->steps = steps;
   name_step(request, step, "", path, sizeof path);
   TOOL_CLORA(tool, clora_adapter_load(path, adapter));
   return TOOL_OK;
@@ -271,6 +272,42 @@ static void warn_difference(struct tool *tool, const char *what, const char *the
   fputs("\" and is \"", stderr);
   tool_put(stderr, now);
   fputs("\": the result may differ in its last bits\n", stderr);
+}
+
+/* Of lines those that the other text lacks. */
+static void put_lines(const char *name, const char *lines, const char *others) {
+  for (const char *end; (end = strchr(lines, '\n')) != NULL; lines = end + 1) {
+    char line[1024];
+    snprintf(line, sizeof line, "%.*s\n", (int)(end - lines), lines);
+    if (strstr(others, line) != NULL) continue;
+    line[strcspn(line, "\n")] = '\0';
+    fprintf(stderr, "  %s ", name);
+    tool_put(stderr, line);
+    fputc('\n', stderr);
+  }
+}
+
+static void warn_plan(struct tool *tool, const char *then, const char *now) {
+  if (strcmp(then, now) == 0) return;
+  fprintf(stderr, "clora %s: warning: the plan differs: the result may differ in its last bits\n",
+          tool->command);
+  put_lines("was", then, now);
+  put_lines("is ", now, then);
+}
+
+/* A rate that falls does so up to the last step: with more steps it is another one from here on. */
+static void warn_schedule(struct tool *tool, const json_t *state,
+                          const struct train_progress *progress,
+                          const struct train_device *device) {
+  const char *text = json_string_value(json_object_get(json_object_get(state, "options"), "steps"));
+  clora_schedule now = device->schedule, then = now;
+  then.total_steps = text != NULL ? strtoull(text, NULL, 10) : now.total_steps;
+  if (now.kind == CLORA_RATE_CONSTANT || then.total_steps == now.total_steps) return;
+  fprintf(stderr,
+          "clora %s: warning: --steps was %" PRIu64 " and is %" PRIu64
+          ": the rate falls to 0 there, and that of step %" PRIu64 " is %.3g instead of %.3g\n",
+          tool->command, then.total_steps, now.total_steps, progress->step + 1,
+          clora_schedule_rate(&now, progress->step), clora_schedule_rate(&then, progress->step));
 }
 
 static void join_lines(const json_t *lines, char *text, size_t size) {
@@ -291,8 +328,9 @@ int train_checkpoint_continue(struct tool *tool, const struct train_request *req
                               const struct train_data *data, const json_t *state,
                               const struct train_progress *progress, struct train_device *device) {
   const clora_device *about = clora_context_device(device->session.context);
-  char path[4096], hash[24], plan[sizeof device->plan];
+  char path[4096], hash[24], based[24], plan[sizeof device->plan];
   snprintf(hash, sizeof hash, "%016" PRIx64, data->hash);
+  snprintf(based, sizeof based, "%016" PRIx64, data->based);
   if (strcmp(hash, text_of(state, "data")) != 0) {
     return tool_fail(
         tool, TOOL_FAILURE,
@@ -307,6 +345,8 @@ int train_checkpoint_continue(struct tool *tool, const struct train_request *req
   warn_difference(tool, "clora's version", text_of(state, "clora"), clora_version());
   warn_difference(tool, "the device", text_of(state, "device"), about->name);
   warn_difference(tool, "its driver", text_of(state, "driver"), about->driver);
-  warn_difference(tool, "the plan", plan, device->plan);
+  warn_difference(tool, "the base's output", text_of(state, "based"), based);
+  warn_plan(tool, plan, device->plan);
+  warn_schedule(tool, state, progress, device);
   return TOOL_OK;
 }

@@ -110,6 +110,7 @@ static int load_labels(struct tool *tool, const struct train_request *request,
 }
 
 /* FNV-1a. */
+#define HASH_START 0xcbf29ce484222325u
 static uint64_t hash_values(uint64_t hash, const clora_array *array) {
   const unsigned char *bytes = (const unsigned char *)array->values;
   for (size_t i = 0; i < array->count * sizeof *array->values; i++) {
@@ -150,7 +151,7 @@ int train_data_open(struct tool *tool, const struct train_request *request,
     return tool_fail(tool, TOOL_FAILURE, "%s has %zu rows, %s has %zu", request->x, rows,
                      request->y, y_rows);
   }
-  data->hash = hash_values(hash_values(0xcbf29ce484222325u, &data->x), &data->y);
+  data->hash = hash_values(hash_values(HASH_START, &data->x), &data->y);
   data->hash = hash_values(data->hash, &data->labels);
   return split(tool, request, rows, data);
 }
@@ -281,6 +282,7 @@ int train_data_apply_base(struct tool *tool, const struct train_request *request
   if (code == TOOL_OK) code = subtract_all(tool, session, data, &base, &product);
   data->base_values = base.w.count + base.bias.count * (base.bias.values != NULL);
   data->hash = hash_values(hash_values(data->hash, &base.w), &base.bias);
+  data->based = hash_values(HASH_START, &data->y);
   tool_release(product.w);
   tool_release(product.bias);
   tool_release(product.x);

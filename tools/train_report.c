@@ -122,6 +122,7 @@ int train_report_open(struct tool *tool, const struct train_request *request,
   TOOL_TRY(open_csv(tool, request, progress, report));
   if (!tool->json) print_opening(request, data, device, progress);
   report->start_ms = report->shown_ms = tool_time_ms();
+  report->is_drawn = progress->step > 0; /* by an earlier process */
   return TOOL_OK;
 }
 
@@ -226,11 +227,15 @@ static int draw(struct tool *tool, const struct train_request *request,
 
 int train_report_flush(struct tool *tool, const struct train_request *request,
                        struct train_report *report) {
-  if (fflush(report->csv) != 0) {
-    return tool_fail(tool, TOOL_FAILURE, "%s/metrics.csv: cannot write: %s", request->output,
-                     strerror(errno));
-  }
-  return draw(tool, request, &report->history);
+  if (fflush(report->csv) == 0 && !ferror(report->csv)) return TOOL_OK;
+  return tool_fail(tool, TOOL_FAILURE, "%s/metrics.csv: cannot write: %s", request->output,
+                   strerror(errno));
+}
+
+void train_report_draw(struct tool *tool, const struct train_request *request,
+                       struct train_report *report) {
+  report->is_drawn = draw(tool, request, &report->history) == TOOL_OK;
+  if (!report->is_drawn) fprintf(stderr, "clora %s: warning: goes on without it\n", tool->command);
 }
 
 /* ---- the end ---- */
@@ -274,10 +279,16 @@ int train_report_end(struct tool *tool, const struct train_request *request,
     }
   }
   printf("\n");
+  if (strcmp(why, "early") == 0) {
+    printf("patience  the last %" PRIu64 " validations were not better; --resume ",
+           progress->worse);
+    tool_put(stdout, request->output);
+    printf(" with a larger --patience goes on\n");
+  }
   if (strcmp(why, "stopped") != 0) {
     printf("wrote     ");
     tool_put(stdout, request->output);
-    printf(" (a PEFT adapter, metrics.csv, loss.svg)\n");
+    printf(" (a PEFT adapter, metrics.csv%s)\n", report->is_drawn ? ", loss.svg" : "");
   }
   return TOOL_OK;
 }

@@ -1,5 +1,6 @@
 /* The device's part of a training: its buffers, a step, an evaluation.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,18 +209,20 @@ static int read_matrix(struct tool *tool, const struct train_device *device, con
   return TOOL_OK;
 }
 
-/* The first tensor of the step with a value that is not finite; NULL: none. */
-static const char *find_cause(struct tool *tool, const struct train_device *device) {
+enum { PARAMETERS = 3, TENSORS = 7 };
+
+/* The first of `most` tensors of the step with a value that is not finite; NULL: none. */
+static const char *find_cause(struct tool *tool, const struct train_device *device, size_t most) {
   clora_layer_info info;
   if (clora_layer_describe(device->layer, &info) != CLORA_OK) return NULL;
   const struct {
     const char *name;
     clora_matrix m;
-  } tensors[] = {
-      {"x", device->dropped}, {"A", info.a},    {"B", info.b},     {"scale", info.scale_matrix},
-      {"t", device->t},       {"y", device->y}, {"dy", device->dy}};
+  } tensors[TENSORS] = {{"A", info.a},          {"B", info.b},    {"scale", info.scale_matrix},
+                        {"x", device->dropped}, {"t", device->t}, {"y", device->y},
+                        {"dy", device->dy}};
   const char *cause = NULL;
-  for (size_t i = 0; i < sizeof tensors / sizeof *tensors && cause == NULL; i++) {
+  for (size_t i = 0; i < most && cause == NULL; i++) {
     clora_matrix m = tensors[i].m;
     size_t count = m.offset + m.rows * m.cols;
     float *values;
@@ -232,6 +235,30 @@ static const char *find_cause(struct tool *tool, const struct train_device *devi
     free(values);
   }
   return cause;
+}
+
+static int fail_diverged(struct tool *tool, uint64_t step, const char *text) {
+  return tool_fail(tool, TOOL_FAILURE,
+                   "step %" PRIu64 ": %s\na lower --lr, a --warmup or --clip may help", step, text);
+}
+
+/* Of a step's own loss, or of its evaluation. */
+static int check_loss(struct tool *tool, const struct train_device *device, uint64_t step,
+                      const char *what, double loss) {
+  if (isfinite(loss)) return TOOL_OK;
+  const char *cause = find_cause(tool, device, TENSORS);
+  char text[128];
+  snprintf(text, sizeof text, "the %s is %g; the first tensor that is not finite is %s", what, loss,
+           cause != NULL ? cause : "the loss");
+  return fail_diverged(tool, step, text);
+}
+
+int train_check_layer(struct tool *tool, const struct train_device *device, uint64_t step) {
+  const char *cause = find_cause(tool, device, PARAMETERS);
+  char text[64];
+  if (cause == NULL) return TOOL_OK;
+  snprintf(text, sizeof text, "after its update %s is not finite", cause);
+  return fail_diverged(tool, step, text);
 }
 
 static int forward(struct tool *tool, const struct train_device *device, const clora_matrix *x,
@@ -293,12 +320,7 @@ int train_step(struct tool *tool, const struct train_request *request, struct tr
   result->loss = (double)loss;
   result->norm = report.norm;
   result->skipped = report.skipped;
-  if (isfinite(loss)) return TOOL_OK;
-  const char *cause = find_cause(tool, device);
-  return tool_fail(tool, TOOL_FAILURE,
-                   "step %llu: the loss is %g; the first tensor that is not finite is %s\n"
-                   "a lower --lr, a --warmup or --clip may help",
-                   (unsigned long long)step + 1, (double)loss, cause != NULL ? cause : "the loss");
+  return check_loss(tool, device, step + 1, "loss", result->loss);
 }
 
 /* Whether no other column of y is as large as that of the label. */
@@ -313,7 +335,7 @@ static bool is_right(const struct train_device *device, size_t row) {
 
 /* The last batch is filled up with rows that do not count. */
 int train_evaluate(struct tool *tool, const struct train_data *data, struct train_device *device,
-                   double *loss, double *accuracy) {
+                   uint64_t step, double *loss, double *accuracy) {
   bool has_labels = device->host.labels != NULL;
   double sum = 0;
   size_t right = 0;
@@ -330,5 +352,5 @@ int train_evaluate(struct tool *tool, const struct train_data *data, struct trai
   }
   *loss = sum / (double)data->held;
   *accuracy = has_labels ? (double)right / (double)data->held : (double)NAN;
-  return TOOL_OK;
+  return check_loss(tool, device, step, "validation", *loss);
 }
