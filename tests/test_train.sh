@@ -174,19 +174,18 @@ paste starts ends | head -n 3 | awk '!($2 < $1 / 10) { exit 1 }' || fail "learne
 
 # B begins at 0: without a base every class is as likely, with this one the logits are 0 and 1. The
 # f32 losses are some twenty roundings off at most.
-expect 2 train -x x.npy -y labels.npy --classes 2 --verify -o labels
-says err '--verify knows squared errors, and --classes is given'
 npy logits.npy '(2, 2)' $zero $one $zero $zero
 expect 0 train -x x.npy -y labels.npy --classes 2 --steps 1 -o labels
-expect 0 train -x x.npy -y labels.npy --classes 2 --base logits.npy --steps 1 -o based
+expect 0 train -x x.npy -y labels.npy --classes 2 --base logits.npy --verify --steps 1 -o based
+says out '^verify +gradients agree'
 awk -F , 'FNR == 2 { loss[++n] = $2 } function is(found, value) {
   return found > value * (1 - 20 * 2 ^ -24) && found < value * (1 + 20 * 2 ^ -24) }
   END { exit !(is(loss[1], log(2)) && is(loss[2], log(1 + exp(-1)))) }' \
   {labels,based}/metrics.csv || fail "the first losses of labels: $(sed -n 2p {labels,based}/metrics.csv)"
 
 expect 0 train -x "$digits/x.npy" -y "$digits/y.npy" --classes 10 --validation 0.2 --lr 0.01 \
-  --dropout 0.1 --steps 600 -o digits
-says out '^layer +linear, 64 -> 10, ' ' right [0-9.]+ %' '^best .*, [0-9.]+ % of the labels right$'
+  --dropout 0.1 --learn-alpha --verify --steps 600 -o digits
+says out '^layer +linear, 64 -> 10, ' '^verify +gradients agree' ' right [0-9.]+ %' '^best .*, [0-9.]+ % of the labels right$'
 right=$(sed -n 's/^best.*, \([0-9.]*\) % of the labels right$/\1/p' out)
 awk "BEGIN { exit !($right > 90) }" || fail "of the digits only $right % are right"
 cp -r digits again
@@ -196,6 +195,16 @@ cmp -s digits/adapter_model.safetensors again/adapter_model.safetensors ||
   fail "labels: the adapter differs after --resume"
 cmp -s <(cut -d , -f 1-7 digits/metrics.csv) <(cut -d , -f 1-7 again/metrics.csv) ||
   fail "labels: metrics.csv differs after --resume"
+
+# ---- --verify, whatever the scale ----
+
+for alpha in 1e-40 1e-12 1e6; do
+  expect 0 train "${small[@]}" --alpha $alpha --learn-alpha --verify --steps 1 -o scaled-$alpha
+  says out '^verify +gradients agree'
+  expect 0 train -x "$digits/x.npy" -y "$digits/y.npy" --classes 10 --alpha $alpha --learn-alpha \
+    --verify --steps 1 -o labelled-$alpha
+  says out '^verify +gradients agree'
+done
 
 # ---- N steps = k, and N - k after that ----
 
