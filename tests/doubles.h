@@ -57,12 +57,13 @@ static inline void check_bound(const char *what, const double *values, const dou
   free(expected);
 }
 
-/* Compares an f32 result with PyTorch's f64 one in FOLDER/f64. Roundings grow from operation to
+/* Compares a result with PyTorch's f64 one in FOLDER/f64. Roundings grow from operation to
  * operation and step to step, by how much depends on the problem and not on the implementation: an
  * f32 run may be off by what PyTorch's own f32 run, in FOLDER/f32, is off at its worst element,
- * times 8, since each of both is one draw of many possible orders of summation. */
-static inline void check_drift(const char *what, const float *values, const char *folder,
-                               const char *file, size_t count) {
+ * times 8, since each of both is one draw of many possible orders of summation. `roundings` are
+ * those of f32: of an f64 run IN_F64, for PyTorch's and for its own. */
+static inline void check_drift_of(const char *what, const double *values, const char *folder,
+                                  const char *file, size_t count, double roundings) {
   char f64[160], f32[160];
   snprintf(f64, sizeof f64, "%s/f64/%s", folder, file);
   snprintf(f32, sizeof f32, "%s/f32/%s", folder, file);
@@ -70,14 +71,22 @@ static inline void check_drift(const char *what, const float *values, const char
   double drift = 0, ours = 0, rounding = largest(expected, count) * 0x1p-23;
   for (size_t n = 0; n < count; n++) {
     drift = fmax(drift, fabs(other[n] - expected[n]));
-    ours = fmax(ours, fabs((double)values[n] - expected[n]));
+    ours = fmax(ours, fabs(values[n] - expected[n]));
   }
   printf("%s %s: off by %.2g, PyTorch's f32 by %.2g\n", folder, what, ours, drift);
   /* `rounding`: where PyTorch's value happens to be exact */
-  ck_assert_msg(ours <= 8 * (drift + rounding), "%s %s is off by %g, PyTorch's f32 run by %g",
-                folder, what, ours, drift);
+  ck_assert_msg(ours <= 8 * roundings * (drift + rounding),
+                "%s %s is off by %g, PyTorch's f32 run by %g", folder, what, ours, drift);
   free(expected);
   free(other);
+}
+
+static inline void check_drift(const char *what, const float *values, const char *folder,
+                               const char *file, size_t count) {
+  double *doubles = malloc(count * sizeof *doubles);
+  for (size_t n = 0; n < count; n++) doubles[n] = (double)values[n];
+  check_drift_of(what, doubles, folder, file, count, 1);
+  free(doubles);
 }
 
 #endif
