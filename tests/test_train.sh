@@ -79,7 +79,13 @@ npy half.npy '(2,)' $one 0000003f
 expect 1 train -x x.npy -y y3.npy -o run
 says err 'x.npy has 2 rows, .*y3.npy has 3'
 expect 1 train -x flat.npy -y y.npy -o run
-says err 'flat.npy has the shape \[2\]; rows of values are expected'
+says err 'flat.npy has the shape \[2\]; rows of values are expected$'
+expect 1 train -x x.npy -y flat.npy -o run
+says err 'flat.npy has the shape \[2\]; rows of values are expected, or labels with --classes$'
+npy x3.npy '(1, 2, 1)' $one $one
+npy y31.npy '(2, 1, 1)' $one $one
+expect 1 train -x x3.npy -y y31.npy -o run
+says err 'x3.npy has the shape \[1, 2, 1\], .*y31.npy has \[2, 1, 1\]: other rows'
 expect 1 train -x nan.npy -y y.npy -o run
 says err 'nan.npy: row 1, column 0 is -?nan'
 expect 1 train -x x.npy -y infinite.npy -o run
@@ -256,8 +262,13 @@ expect 0 train --resume whole --steps 22
 says err "warning: the base's output was \"x" '^clora train: warning: the plan differs: ' \
   '^  was .* \(x' '^  is  [^x]*$'
 grep -q x0a err && fail "$called: escapes in $(cat err)"
-edit whole/step-000022 's/"data": "./"data": "x/'
-expect 1 train --resume whole --steps 23
+cp "${small[1]}" moved-x.npy
+expect 0 train --resume whole --steps 23 -x moved-x.npy
+grep -q '"x": ".*/moved-x.npy"' whole/step-000023/state.json || fail "the new path is not kept"
+expect 1 train --resume whole --steps 24 -x "$x"
+says err 'has [0-9]+ rows'
+edit whole/step-000023 's/"data": "./"data": "x/'
+expect 1 train --resume whole --steps 24
 says err 'has other values than when whole was written'
 
 # ---- the end before the last step ----

@@ -80,7 +80,8 @@ size_t train_options(struct train_request *r, struct tool_option *options) {
        &r->every, TOOL_RANGE(1, UINT32_MAX)},
       {0, "keep", "N", "how many checkpoints are kept (2)", TOOL_NUMBER, &r->keep,
        TOOL_RANGE(1, 1000000)},
-      {0, "resume", "DIR", "go on from the last checkpoint; --steps and --patience may be others",
+      {0, "resume", "DIR",
+       "go on from the last checkpoint; others may be --steps, --patience, and the paths of data",
        TOOL_TEXT, &r->resume, TOOL_OPTIONAL},
       {0, "verify", NULL, "first compare the gradients with finite differences; exit 4 if wrong",
        TOOL_SWITCH, &r->verifies, TOOL_OPTIONAL},
@@ -161,14 +162,19 @@ static int check_new(struct tool *tool, struct train_request *r) {
   return check_base(tool, r);
 }
 
-/* A run goes on as it began: of its options only those that say when it ends may be others. */
+/* A run goes on as it began: of its options only those that say when it ends may be others, and
+ * where the same data lies now. */
 static int check_resume(struct tool *tool, struct train_request *r) {
+  const void *const allowed[] = {&r->resume, &r->steps, &r->patience, &r->verifies,
+                                 &r->x,      &r->y,     &r->base};
   struct tool_option options[TRAIN_MOST_OPTIONS];
   size_t count = train_options(r, options);
   for (size_t i = 0; i < count; i++) {
-    const void *to = options[i].to;
-    bool allowed = to == &r->resume || to == &r->steps || to == &r->patience || to == &r->verifies;
-    if (allowed || !(tool->given >> i & 1)) continue;
+    bool good = (tool->given >> i & 1) == 0;
+    for (size_t n = 0; n < sizeof allowed / sizeof *allowed; n++) {
+      good = good || options[i].to == allowed[n];
+    }
+    if (good) continue;
     return tool_fail(tool, TOOL_USAGE, "--%s is given; --resume takes it from %s", options[i].name,
                      r->resume);
   }
@@ -215,12 +221,12 @@ static int find_files(struct tool *tool, struct run *run) {
 
 static int open_run(struct tool *tool, struct run *run) {
   struct train_request *request = run->request;
-  if (request->resume == NULL) TOOL_TRY(find_files(tool, run));
   if (request->resume != NULL) {
     TOOL_TRY(train_folder_open(tool, request));
     TOOL_TRY(train_checkpoint_find(tool, request, &run->progress, &run->state, &run->adapter));
     TOOL_TRY(check_numbers(tool, request));
   }
+  TOOL_TRY(find_files(tool, run));
   TOOL_TRY(train_data_open(tool, request, &run->data));
   TOOL_TRY(tool_session_open(tool, tool->device, NULL, &run->device.session));
   TOOL_TRY(train_data_apply_base(tool, request, &run->device.session, &run->data));

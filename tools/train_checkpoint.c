@@ -39,7 +39,8 @@ static int lock(struct tool *tool, const char *path) {
 
 /* A run never writes over anything. */
 static int check_new(struct tool *tool, const char *path) {
-  static const char *const ours[] = {"adapter_config.json", "metrics.csv"};
+  static const char *const ours[] = {"adapter_config.json", "adapter_model.safetensors",
+                                     "metrics.csv", "loss.svg"};
   uint64_t step;
   bool found;
   TOOL_CLORA(tool, clora_checkpoint_find(path, &step, &found));
@@ -248,7 +249,9 @@ int train_checkpoint_find(struct tool *tool, struct train_request *request,
   char path[4096];
   TOOL_CLORA(tool, clora_checkpoint_find(request->resume, &step, &found));
   if (!found) {
-    return tool_fail(tool, TOOL_FAILURE, "%s: there is no complete checkpoint", request->resume);
+    return tool_fail(tool, TOOL_FAILURE,
+                     "%s: there is no complete checkpoint (the folder is that of --output)",
+                     request->resume);
   }
   name_step(request, step, "/state.json", path, sizeof path);
   json_error_t error;

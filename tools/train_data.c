@@ -61,14 +61,14 @@ void train_data_take_held(const struct train_data *data, size_t first, size_t co
 
 /* ---- opening ---- */
 
-static int load(struct tool *tool, const char *path, clora_array *array, size_t *rows,
-                size_t *cols) {
+static int load(struct tool *tool, const char *path, const char *hint, clora_array *array,
+                size_t *rows, size_t *cols) {
   TOOL_CLORA(tool, clora_array_load(path, array));
   if (array->rank < 2 || array->count == 0) {
     char shape[TOOL_SHAPE_SIZE];
     tool_shape(array, shape, sizeof shape);
-    return tool_fail(tool, TOOL_FAILURE, "%s has the shape %s; rows of values are expected", path,
-                     shape);
+    return tool_fail(tool, TOOL_FAILURE, "%s has the shape %s; rows of values are expected%s", path,
+                     shape, hint);
   }
   *cols = array->shape[array->rank - 1];
   *rows = array->count / *cols;
@@ -138,14 +138,29 @@ static int split(struct tool *tool, const struct train_request *request, size_t 
   return TOOL_OK;
 }
 
+/* [batch, length, ...] of both, where both have it. */
+static int check_rows(struct tool *tool, const struct train_request *request,
+                      const struct train_data *data) {
+  const clora_array *x = &data->x, *y = &data->y;
+  char x_shape[TOOL_SHAPE_SIZE], y_shape[TOOL_SHAPE_SIZE];
+  bool differs =
+      x->rank == y->rank && memcmp(x->shape, y->shape, (x->rank - 1) * sizeof *x->shape) != 0;
+  if (!differs || x->rank == 2) return TOOL_OK;
+  tool_shape(x, x_shape, sizeof x_shape);
+  tool_shape(y, y_shape, sizeof y_shape);
+  return tool_fail(tool, TOOL_FAILURE, "%s has the shape %s, %s has %s: other rows", request->x,
+                   x_shape, request->y, y_shape);
+}
+
 int train_data_open(struct tool *tool, const struct train_request *request,
                     struct train_data *data) {
   size_t rows, y_rows;
-  TOOL_TRY(load(tool, request->x, &data->x, &rows, &data->d_in));
+  TOOL_TRY(load(tool, request->x, "", &data->x, &rows, &data->d_in));
   if (request->classes > 0) {
     TOOL_TRY(load_labels(tool, request, data, &y_rows));
   } else {
-    TOOL_TRY(load(tool, request->y, &data->y, &y_rows, &data->d_out));
+    TOOL_TRY(load(tool, request->y, ", or labels with --classes", &data->y, &y_rows, &data->d_out));
+    TOOL_TRY(check_rows(tool, request, data));
   }
   if (rows != y_rows) {
     return tool_fail(tool, TOOL_FAILURE, "%s has %zu rows, %s has %zu", request->x, rows,

@@ -154,6 +154,9 @@ static void write_line(const struct train_request *request, const struct train_p
   if (isfinite(progress->accuracy) && used < size) {
     used += (size_t)snprintf(line + used, size - used, "  right %.4g %%", 100 * progress->accuracy);
   }
+  if (result->skipped > 0 && used < size) {
+    used += (size_t)snprintf(line + used, size - used, "  %" PRIu64 " skipped", result->skipped);
+  }
   if (used < size) {
     snprintf(line + used, size - used, "  rate %.3g  |g| %.3g  %.0f rows/s  %.0f s left",
              result->rate, result->norm, rate, left);
