@@ -238,12 +238,15 @@ cp -r part damaged
 printf x | dd of=damaged/step-000030/optimizer.safetensors bs=1 seek=1000 conv=notrunc 2>err
 expect 0 train --resume damaged --steps 30
 says out '^steps +30, of which 24 are done'
-says err 'warning: damaged/step-000030/optimizer.safetensors is damaged: .*; an older checkpoint is taken'
+says err 'warning: damaged/step-000030/optimizer.safetensors is damaged: .*; it is renamed to .damaged, an older checkpoint is taken'
+[ -e damaged/step-000030.damaged/optimizer.safetensors ] || fail "the damaged one is gone"
 diff -r part/step-000030 damaged/step-000030 >out || fail "step 30 is another one after damage"
+rm -r damaged/*.damaged
 for step in damaged/step-*; do rm "$step/state.json"; done
 expect 1 train --resume damaged
 says err 'step-000030/state.json is missing' 'step-000024/state.json is missing' \
   'damaged: there is no complete checkpoint'
+[ -e damaged/step-000024.damaged/optimizer.safetensors ] || fail "what was whole is gone"
 
 # edit FOLDER EXPRESSION: changes state.json as if it had been written so.
 edit() {

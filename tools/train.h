@@ -120,7 +120,7 @@ struct train_progress {
 size_t train_options(struct train_request *request, struct tool_option *options);
 
 /* Makes the folder of a new run and locks it; an error when it holds something already. Or locks
- * that of an old one, whose newest checkpoints are given up, with a warning, while they are
+ * that of an old one, whose newest checkpoints are renamed, with a warning, while they are
  * damaged. What killed runs left is removed. The lock ends with the process. */
 int train_folder_open(struct tool *tool, struct train_request *request);
 

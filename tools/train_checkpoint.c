@@ -65,15 +65,18 @@ static void name_step(const struct train_request *request, uint64_t step, const 
   snprintf(path, size, "%s/step-%06" PRIu64 "%s", request->resume, step, file);
 }
 
-/* Without DONE it is no checkpoint any more, and the training writes that step anew. */
+/* Under another name it is no checkpoint any more, and the training writes that step anew. What is
+ * whole of it is still there, should no other one be. */
 static int give_up(struct tool *tool, const struct train_request *request, uint64_t step) {
-  char path[4096];
+  char path[4096], aside[4096];
   fprintf(stderr, "clora %s: warning: ", tool->command);
   tool_put(stderr, clora_error());
-  fputs("; an older checkpoint is taken\n", stderr);
-  name_step(request, step, "/DONE", path, sizeof path);
-  if (unlink(path) == 0) return TOOL_OK;
-  return tool_fail(tool, TOOL_FAILURE, "%s: cannot be removed: %s", path, strerror(errno));
+  fputs("; it is renamed to .damaged, an older checkpoint is taken\n", stderr);
+  name_step(request, step, "", path, sizeof path);
+  name_step(request, step, ".damaged", aside, sizeof aside);
+  if (rename(path, aside) == 0) return TOOL_OK;
+  return tool_fail(tool, TOOL_FAILURE, "%s: cannot be renamed to %s: %s", path, aside,
+                   strerror(errno));
 }
 
 /* Until the newest one is as it was written, or none is left. */
