@@ -311,6 +311,12 @@ START_TEST(bad_arguments_are_named) {
   o = (clora_optimizer_options){.clip_norm = -1};
   ck_fails(clora_optimizer_create(context, &o, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
            "clip_norm is -1");
+  o = (clora_optimizer_options){.clip_norm = 1e-300};
+  ck_fails(clora_optimizer_create(context, &o, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
+           "clip_norm is 1e-300");
+  o = (clora_optimizer_options){.epsilon = 1e-300};
+  ck_fails(clora_optimizer_create(context, &o, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
+           "epsilon is 1e-300");
   o = (clora_optimizer_options){.momentum = 0.9};
   ck_fails(clora_optimizer_create(context, &o, p, 1, &optimizer), CLORA_INVALID_ARGUMENT,
            "momentum is 0.9, and the optimizer is AdamW");

@@ -96,6 +96,11 @@ void clora_optimizer_destroy(clora_optimizer *optimizer) {
   free(optimizer);
 }
 
+/* Neither zero nor infinite where it is needed. */
+static bool is_f32(double value) {
+  return value >= (double)FLT_MIN && value <= (double)FLT_MAX;
+}
+
 static clora_status check_options(clora_optimizer_options *o) {
   CHECK((unsigned)o->kind <= CLORA_SGD, CLORA_INVALID_ARGUMENT, "unknown optimizer kind %d",
         (int)o->kind);
@@ -104,13 +109,12 @@ static clora_status check_options(clora_optimizer_options *o) {
   if (o->epsilon == 0) o->epsilon = 1e-8;
   CHECK(o->beta1 > 0 && o->beta1 < 1 && o->beta2 > 0 && o->beta2 < 1, CLORA_INVALID_ARGUMENT,
         "beta1 is %g and beta2 is %g, both must be between 0 and 1", o->beta1, o->beta2);
-  CHECK(o->epsilon > 0 && isfinite(o->epsilon), CLORA_INVALID_ARGUMENT, "epsilon is %g",
-        o->epsilon);
+  CHECK(is_f32(o->epsilon), CLORA_INVALID_ARGUMENT, "epsilon is %g", o->epsilon);
   CHECK(o->kind == CLORA_SGD || o->momentum == 0, CLORA_INVALID_ARGUMENT,
         "momentum is %g, and the optimizer is AdamW: its own is beta1", o->momentum);
   CHECK(o->momentum >= 0 && o->momentum < 1, CLORA_INVALID_ARGUMENT,
         "momentum is %g, it must be at least 0 and below 1", o->momentum);
-  CHECK(o->clip_norm >= 0 && isfinite(o->clip_norm), CLORA_INVALID_ARGUMENT, "clip_norm is %g",
+  CHECK(o->clip_norm == 0 || is_f32(o->clip_norm), CLORA_INVALID_ARGUMENT, "clip_norm is %g",
         o->clip_norm);
   return CLORA_OK;
 }
