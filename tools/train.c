@@ -14,6 +14,10 @@
 
 /* ---- options ---- */
 
+/* What an adapter's file may hold. */
+enum { MOST_RANK = 4096 };
+#define MOST_SCALE 1e6
+
 static const char *name_optimizer(size_t index) {
   static const char *const names[] = {[CLORA_ADAMW] = "adamw", [CLORA_SGD] = "sgd"};
   return index < sizeof names / sizeof *names ? names[index] : NULL;
@@ -45,7 +49,7 @@ size_t train_options(struct train_request *r, struct tool_option *options) {
        &r->is_transposed, TOOL_OPTIONAL},
       {0, "fan-in-fan-out", NULL, "the safetensors keep W as [d_in, d_out], as GPT-2's Conv1D does",
        TOOL_SWITCH, &r->is_fan_in_fan_out, TOOL_OPTIONAL},
-      {0, "rank", "R", "the rank (8)", TOOL_NUMBER, &r->rank, TOOL_RANGE(1, 65536)},
+      {0, "rank", "R", "the rank (8)", TOOL_NUMBER, &r->rank, TOOL_RANGE(1, MOST_RANK)},
       {0, "alpha", "A", "the scale is alpha / rank (the rank)", TOOL_REAL, &r->alpha,
        TOOL_OPTIONAL},
       {0, "dtype", "DTYPE", "how A and B are stored: f32, f16, bf16; they learn in f32 (f32)",
@@ -102,7 +106,9 @@ static bool is_f32(double value) {
 
 static int check_numbers(struct tool *tool, const struct train_request *r) {
   TOOL_TRY(check_range(tool, "classes", (double)r->classes, r->classes != 1, "0 or at least 2"));
-  TOOL_TRY(check_range(tool, "alpha", r->alpha, r->alpha != 0, "another number"));
+  double scale = fabs(r->alpha) / (double)r->rank;
+  TOOL_TRY(check_range(tool, "alpha", r->alpha, scale >= 0x1p-149 && scale <= MOST_SCALE,
+                       "an f32 other than 0, and at most 1e6 times the rank"));
   TOOL_TRY(check_range(tool, "lr", r->rate, is_f32(r->rate), "an f32 above 0"));
   TOOL_TRY(check_range(tool, "loraplus-lr-ratio", r->b_ratio, is_f32(r->b_ratio * r->rate),
                        "above 0, and its product with --lr an f32"));
