@@ -41,9 +41,13 @@ for option in --rank --steps --batch --keep --checkpoint-every; do
 done
 refuses '--optimizer is "adam", not one of adamw, sgd' --optimizer adam
 refuses '--schedule is "step", not one of constant, linear, cosine' --schedule step
-for alpha in 0 1e-300 1e7 -1e7; do refuses '--alpha is .*; it must be an f32 other than 0, and at most 1e6 times' --alpha $alpha; done
+for alpha in 0 1e-300 1e7 -1e7; do
+  refuses '--alpha is .*; it must be an f32 other than 0, and at most 1e6 times' --alpha $alpha
+done
 refuses '--rank is "4097", not a whole number from 1 to 4096' --rank 4097
-for rate in 0 1e-39 1e39; do refuses '--lr is [01e+39-]*; it must be an f32 above 0' --lr $rate; done
+for rate in 0 1e-39 1e39; do
+  refuses '--lr is [01e+39-]*; it must be an f32 above 0' --lr $rate
+done
 refuses '--lr is "nan", not a finite number' --lr nan
 refuses '--loraplus-lr-ratio is -1; it must be above 0' --loraplus-lr-ratio -1
 refuses '--loraplus-lr-ratio is 1e\+39; .*, and its product with --lr an f32' --loraplus-lr-ratio 1e39 --lr 1
