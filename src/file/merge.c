@@ -10,9 +10,9 @@
 #include <stdlib.h>
 
 #include "base/status.h"
-#include "file/dora.h"
 #include "file/json.h"
 #include "file/match.h"
+#include "file/merge_rows.h"
 #include "file/values.h"
 
 enum { BLOCK_BYTES = 1 << 20 };
@@ -87,22 +87,9 @@ static clora_status advance(struct merge *merge, uint64_t bytes) {
   return CLORA_OK;
 }
 
-/* ---- the rows of one tensor ---- */
+/* ---- weights ---- */
 
-/* What rounding takes from one tensor. */
-struct loss {
-  double lost, wanted; /* sums of squares: of what rounding took, of what should have been added */
-  uint64_t unmoved;
-};
-
-static void add_loss(struct loss *loss, double before, double after, double stored) {
-  double wanted = after - before, lost = stored - before - wanted;
-  loss->unmoved += wanted != 0 && stored == before;
-  loss->lost += lost * lost;
-  loss->wanted += wanted * wanted;
-}
-
-static void count_loss(const struct merge *merge, const struct loss *sums, const char *name,
+static void count_loss(const struct merge *merge, const struct clora__loss *sums, const char *name,
                        uint64_t elements) {
   clora_merge_report *report = merge->report;
   double loss = sums->wanted > 0 ? sqrt(sums->lost / sums->wanted) : 0;
@@ -113,161 +100,7 @@ static void count_loss(const struct merge *merge, const struct loss *sums, const
   report->largest_loss_layer = name;
 }
 
-/* One tensor as rows [rows, cols] of the base. Row i of the sum A B is coefficients(i) times inner:
- * for PyTorch's W a row is an output o, with B's column o and inner = A^T; for a transposed base it
- * is an input k, with A's row k and inner = B. */
-struct rows {
-  const struct clora__host_layer *layer;
-  enum clora__number number;
-  clora_dtype dtype;
-  size_t rows, cols, r;
-  bool transposed;
-  const float *inner;     /* [r, cols] */
-  float *inner_own;       /* A^T, when it had to be made */
-  double *factors;        /* [d_out] */
-  double *sum, *after;    /* [cols]: A B of the row; the merged row before it is rounded */
-  float *before, *stored; /* [cols] */
-  unsigned char *bytes;   /* [cols]: the merged row in the base's dtype */
-  struct loss loss;
-  uint64_t not_finite;
-};
-
-static clora_status transpose_a(const clora_adapter_layer *about, const float *a, float **turned) {
-  TRY(clora__allocate(about->d_in * about->r, sizeof **turned, turned));
-  for (size_t k = 0; k < about->d_in; k++) {
-    for (size_t j = 0; j < about->r; j++) (*turned)[j * about->d_in + k] = a[k * about->r + j];
-  }
-  return CLORA_OK;
-}
-
-static clora_status open_rows(const struct change *change, struct rows *rows) {
-  const struct clora__host_layer *layer = change->layer;
-  const clora_adapter_layer *about = &layer->about;
-  enum clora__number number = change->tensor->tensor->number;
-  *rows = (struct rows){.layer = layer,
-                        .number = number,
-                        .dtype = clora__stored_dtype(change->tensor->tensor),
-                        .rows = about->base_transposed ? about->d_in : about->d_out,
-                        .cols = about->base_transposed ? about->d_out : about->d_in,
-                        .r = about->r,
-                        .transposed = about->base_transposed,
-                        .inner = layer->b};
-  if (!rows->transposed) {
-    TRY(transpose_a(about, layer->a, &rows->inner_own));
-    rows->inner = rows->inner_own;
-  }
-  TRY(clora__allocate(about->d_out, sizeof *rows->factors, &rows->factors));
-  TRY(clora__allocate(rows->cols, sizeof *rows->sum, &rows->sum));
-  TRY(clora__allocate(rows->cols, sizeof *rows->after, &rows->after));
-  TRY(clora__allocate(rows->cols, sizeof *rows->before, &rows->before));
-  TRY(clora__allocate(rows->cols, sizeof *rows->stored, &rows->stored));
-  TRY(clora__allocate(rows->cols, clora__number_bytes(number), &rows->bytes));
-  for (size_t o = 0; o < about->d_out; o++) rows->factors[o] = 1;
-  return CLORA_OK;
-}
-
-static void close_rows(struct rows *rows) {
-  free(rows->inner_own);
-  free(rows->factors);
-  free(rows->sum);
-  free(rows->after);
-  free(rows->before);
-  free(rows->stored);
-  free(rows->bytes);
-}
-
-/* sum = row i of A B, in f64; r products a sum, in order of j. */
-static void multiply_row(struct rows *rows, size_t i) {
-  const struct clora__host_layer *layer = rows->layer;
-  size_t cols = rows->cols;
-  double *restrict sum = rows->sum;
-  for (size_t k = 0; k < cols; k++) sum[k] = 0;
-  for (size_t j = 0; j < rows->r; j++) {
-    double coefficient =
-        (double)(rows->transposed ? layer->a[i * rows->r + j] : layer->b[j * rows->rows + i]);
-    const float *restrict inner = rows->inner + j * cols;
-    for (size_t k = 0; k < cols; k++) sum[k] += coefficient * (double)inner[k];
-  }
-}
-
-/* The file's order of bytes is the host's, or this turns the one into the other. */
-static void turn_bytes(unsigned char *bytes, size_t count, size_t size) {
-  const uint16_t one = 1;
-  unsigned char first;
-  memcpy(&first, &one, 1);
-  for (size_t n = 0; first == 0 && n < count; n++) {
-    for (size_t k = 0; k < size / 2; k++) {
-      unsigned char *low = bytes + n * size + k, *high = bytes + (n + 1) * size - 1 - k,
-                    byte = *low;
-      *low = *high;
-      *high = byte;
-    }
-  }
-}
-
-/* after = factors * (before + scale * sum), and what of it is stored. */
-static void compute_row(struct rows *rows, size_t i, const unsigned char *bytes) {
-  size_t cols = rows->cols, size = clora__number_bytes(rows->number);
-  double scale = rows->layer->about.scale, factor = rows->factors[rows->transposed ? 0 : i];
-  memcpy(rows->bytes, bytes, cols * size);
-  turn_bytes(rows->bytes, cols, size);
-  clora_unpack(rows->dtype, cols, rows->bytes, rows->before);
-  multiply_row(rows, i);
-  for (size_t k = 0; k < cols; k++) {
-    double column = rows->transposed ? rows->factors[k] : factor;
-    rows->after[k] = column * ((double)rows->before[k] + scale * rows->sum[k]);
-  }
-  clora__dtype_prepare(rows->dtype, cols, rows->after, rows->stored);
-  clora_pack(rows->dtype, cols, rows->stored, rows->bytes);
-  clora_unpack(rows->dtype, cols, rows->bytes, rows->stored);
-  turn_bytes(rows->bytes, cols, size);
-}
-
-/* Changes one row in place, where it changes: a -0 or a NaN that nothing is added to stays. */
-static clora_status merge_row(struct rows *rows, size_t i, unsigned char *bytes) {
-  size_t size = clora__number_bytes(rows->number);
-  compute_row(rows, i, bytes);
-  for (size_t k = 0; k < rows->cols; k++) {
-    double before = (double)rows->before[k];
-    rows->not_finite += !isfinite(before);
-    if (rows->after[k] == before || !isfinite(before)) {
-      memcpy(rows->bytes + k * size, bytes + k * size, size);
-      continue;
-    }
-    CHECK(isfinite(rows->stored[k]), CLORA_UNSUPPORTED,
-          "layer \"%s\": row %zu, column %zu of the merged weight is %g, which %s cannot hold",
-          QUOTE(rows->layer->about.name), i, k, rows->after[k], clora_dtype_name(rows->dtype));
-    add_loss(&rows->loss, before, rows->after[k], (double)rows->stored[k]);
-  }
-  memcpy(bytes, rows->bytes, rows->cols * size);
-  return CLORA_OK;
-}
-
-/* DoRA needs the norms of all columns first: the tensor is read once more. */
-static clora_status take_norms(const struct merge *merge, const struct clora__base_tensor *tensor,
-                               struct rows *rows) {
-  const struct clora__safetensors *shard = &merge->base->shards[tensor->shard];
-  uint64_t at = shard->data_at + tensor->tensor->begin;
-  struct clora__dora dora;
-  TRY(clora__dora_open(rows->layer, &dora));
-  clora_status status = CLORA_OK;
-  for (size_t i = 0; status == CLORA_OK && i < rows->rows; i++) {
-    status =
-        clora__read_numbers(&shard->file, at + i * rows->cols * clora__number_bytes(rows->number),
-                            rows->number, rows->cols, rows->before, NULL);
-    if (status != CLORA_OK) break;
-    if (rows->transposed) {
-      clora__dora_row(&dora, i, rows->before);
-    } else {
-      clora__dora_column(&dora, i, rows->before);
-    }
-  }
-  if (status == CLORA_OK) status = clora__dora_factors(&dora, rows->factors);
-  clora__dora_close(&dora);
-  return status;
-}
-
-static void count_layer(const struct merge *merge, const struct rows *rows) {
+static void count_layer(const struct merge *merge, const struct clora__merge_rows *rows) {
   merge->report->layers++;
   merge->report->not_finite += rows->not_finite;
   count_loss(merge, &rows->loss, rows->layer->about.name, (uint64_t)rows->rows * rows->cols);
@@ -275,15 +108,15 @@ static void count_layer(const struct merge *merge, const struct rows *rows) {
 
 /* As many whole rows at a time as fit into the block; a longer row has a block of its own. */
 static clora_status write_rows(struct merge *merge, const struct clora__base_tensor *tensor,
-                               struct rows *rows, unsigned char *block, size_t block_rows,
-                               struct clora__output *output) {
+                               struct clora__merge_rows *rows, unsigned char *block,
+                               size_t block_rows, struct clora__output *output) {
   const struct clora__safetensors *shard = &merge->base->shards[tensor->shard];
   size_t row_bytes = rows->cols * clora__number_bytes(rows->number);
   uint64_t at = shard->data_at + tensor->tensor->begin;
   for (size_t i = 0; i < rows->rows;) {
     size_t now = clora__min(block_rows, rows->rows - i);
     TRY(clora__file_read(&shard->file, at + i * row_bytes, block, now * row_bytes));
-    for (size_t n = 0; n < now; n++) TRY(merge_row(rows, i + n, block + n * row_bytes));
+    for (size_t n = 0; n < now; n++) TRY(clora__merge_row(rows, i + n, block + n * row_bytes));
     TRY(clora__output_write(output, block, now * row_bytes));
     TRY(advance(merge, now * row_bytes));
     i += now;
@@ -291,11 +124,13 @@ static clora_status write_rows(struct merge *merge, const struct clora__base_ten
   return CLORA_OK;
 }
 
-static clora_status merge_rows(struct merge *merge, const struct change *change, struct rows *rows,
-                               struct clora__output *output) {
+static clora_status merge_rows(struct merge *merge, const struct change *change,
+                               struct clora__merge_rows *rows, struct clora__output *output) {
   size_t row_bytes = rows->cols * clora__number_bytes(rows->number);
   unsigned char *block = merge->block, *own = NULL;
-  if (rows->layer->magnitude != NULL) TRY(take_norms(merge, change->tensor, rows));
+  if (rows->layer->magnitude != NULL)
+    TRY(clora__merge_rows_norms(&merge->base->shards[change->tensor->shard], change->tensor->tensor,
+                                rows));
   if (row_bytes > BLOCK_BYTES) {
     TRY(clora__allocate(row_bytes, 1, &own));
     block = own;
@@ -309,10 +144,10 @@ static clora_status merge_rows(struct merge *merge, const struct change *change,
 
 static clora_status merge_layer(struct merge *merge, const struct change *change,
                                 struct clora__output *output) {
-  struct rows rows;
-  clora_status status = open_rows(change, &rows);
+  struct clora__merge_rows rows;
+  clora_status status = clora__merge_rows_open(change->layer, change->tensor->tensor, &rows);
   if (status == CLORA_OK) status = merge_rows(merge, change, &rows, output);
-  close_rows(&rows);
+  clora__merge_rows_close(&rows);
   return status;
 }
 
@@ -323,7 +158,7 @@ static clora_status merge_layer(struct merge *merge, const struct change *change
 static clora_status add_bias(struct merge *merge, const struct clora__host_layer *layer,
                              clora_dtype dtype, float *values) {
   const clora_adapter_layer *about = &layer->about;
-  struct loss loss = {0};
+  struct clora__loss loss = {0};
   for (size_t o = 0; o < about->d_out; o++) {
     double before = (double)values[o], added = about->scale * (double)layer->bias[o];
     merge->report->not_finite += !isfinite(before);
@@ -332,7 +167,7 @@ static clora_status add_bias(struct merge *merge, const struct clora__host_layer
     CHECK(isfinite(values[o]), CLORA_UNSUPPORTED,
           "layer \"%s\": column %zu of the merged bias is %g, which %s cannot hold",
           QUOTE(about->name), o, before + added, clora_dtype_name(dtype));
-    add_loss(&loss, before, before + added, (double)values[o]);
+    clora__loss_add(&loss, before, before + added, (double)values[o]);
   }
   count_loss(merge, &loss, about->name, about->d_out);
   return CLORA_OK;
@@ -362,7 +197,8 @@ static enum clora__number number_of(const char *dtype) {
 
 /* The elements from `first` on in the base's dtype; what they change is counted as a weight's. */
 static clora_status write_part(struct merge *merge, const struct change *change, size_t first,
-                               size_t count, struct clora__output *output, struct loss *loss) {
+                               size_t count, struct clora__output *output,
+                               struct clora__loss *loss) {
   float before[CLORA__CHUNK_BYTES / sizeof(float)];
   unsigned char bytes[CLORA__CHUNK_BYTES];
   const struct clora__tensor *tensor = change->tensor->tensor;
@@ -381,7 +217,7 @@ static clora_status write_part(struct merge *merge, const struct change *change,
           first + n, (double)value, clora_dtype_name(to));
     clora__encode(to, value, bytes + n * size);
     double stored = (double)clora__decode(number, bytes + n * size);
-    add_loss(loss, isfinite(before[n]) ? (double)before[n] : 0, (double)value, stored);
+    clora__loss_add(loss, isfinite(before[n]) ? (double)before[n] : 0, (double)value, stored);
   }
   return clora__output_write(output, bytes, count * size);
 }
@@ -391,7 +227,7 @@ static clora_status write_carried(struct merge *merge, const struct change *chan
                                   struct clora__output *output) {
   const struct clora__host_tensor *carried = change->carried;
   const struct clora__tensor *tensor = change->tensor->tensor;
-  struct loss loss = {0};
+  struct clora__loss loss = {0};
   merge->report->replaced++;
   if (strcmp(carried->about.dtype, tensor->dtype) == 0) {
     TRY(clora__output_write(output, carried->data, carried->about.bytes));
