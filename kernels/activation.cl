@@ -9,7 +9,7 @@ static float value_of(float h) {
   return h < 0 ? 0 : h;
 }
 static float gradient_of(float h, float dy) {
-  return h > 0 ? dy : 0;
+  return h <= 0 ? 0 : dy;  // NaN passes dy on
 }
 #elif KIND == 1
 static float value_of(float h) {

@@ -69,6 +69,25 @@ START_TEST(not_a_number_passes_activations) {
 }
 END_TEST
 
+/* As torch has it: the gradient where x is NaN is not 0 but what came. */
+START_TEST(not_a_number_does_not_stop_gradients) {
+  clora_context *context = context_of(NULL);
+  const float values[3] = {(float)NAN, -1, 1}, ones[3] = {1, 1, 1}, wanted[3] = {1, 0, 1};
+  struct guarded x = guarded_create(context, 1, 3, (struct layout){0}, values);
+  struct guarded dy = guarded_create(context, 1, 3, (struct layout){0}, ones);
+  cl_command_queue queue = ordered_queue(context);
+  ck_ok(clora_enqueue_activation_backward(queue, context, CLORA_RELU, &x.matrix, &dy.matrix,
+                                          &dy.matrix, 0, NULL, NULL));
+  clFinish(queue);
+  float *after = guarded_read(context, &dy);
+  for (size_t n = 0; n < 3; n++) ck_assert_float_eq(after[n], wanted[n]);
+  free(after);
+  clReleaseCommandQueue(queue);
+  guarded_free(&x);
+  guarded_free(&dy);
+}
+END_TEST
+
 /* Far out GELU is x or 0 and its gradient 1 or 0: an error of tanh there grows with x. */
 START_TEST(gelu_is_right_far_out) {
   static const float values[] = {20,   -20,   50,    -50,    1e3f,  -1e3f,
@@ -152,4 +171,5 @@ START_TEST(dropout_draws_the_same_everywhere) {
 END_TEST
 
 DEVICE_TEST_MAIN("activation", activations_in_every_dtype, not_a_number_passes_activations,
-                 gelu_is_right_far_out, dropout_draws_the_same_everywhere)
+                 not_a_number_does_not_stop_gradients, gelu_is_right_far_out,
+                 dropout_draws_the_same_everywhere)

@@ -47,7 +47,7 @@ struct clora__reference_value clora__reference_activation(double h, clora_activa
 
 struct clora__reference_value clora__reference_activation_gradient(double h, double dy,
                                                                    clora_activation kind) {
-  if (kind == CLORA_RELU) return (struct clora__reference_value){h > 0 ? dy : 0, 0};
+  if (kind == CLORA_RELU) return (struct clora__reference_value){h <= 0 ? 0 : dy, 0};
   struct gate gate = gate_of(h, kind);
   double curve, error;
   if (kind == CLORA_GELU_ERF) {
