@@ -59,7 +59,7 @@ refuses '--dropout is 1; it must be at least 0 and below 1' --dropout 1
 refuses '--classes is 1; it must be 0 or at least 2' --classes 1
 refuses '--validation is 1; it must be at least 0 and below 1' --validation 1
 refuses '--patience is 3, and --validation is missing' --patience 3
-refuses '--warmup is 20, --steps 10' --warmup 20 --steps 10
+refuses '--warmup is 20, more than the --steps, which are 10' --warmup 20 --steps 10
 refuses '--transpose is for a --base of .npy' --transpose
 refuses '--fan-in-fan-out is for a --base of safetensors' --fan-in-fan-out --base base.npy
 refuses '--dtype is "f64", not one of f32, f16, bf16' --dtype f64
@@ -290,9 +290,12 @@ expect 0 train --resume early --patience 3
 says out "^early +$((steps + 2)) steps" '^patience +the last 3 validations'
 expect 2 train --resume early --steps 1
 says err '--steps is 1, and [0-9]+ are done'
+echo junk >early/adapter_model.safetensors
+expect 1 train --resume early
+says err 'adapter_model.safetensors is missing or not what was written there, the best, of step [0-9]+'
 rm early/adapter_model.safetensors
 expect 1 train --resume early
-says err 'adapter_model.safetensors is missing, which held the best, of step [0-9]+;'
+says err 'adapter_model.safetensors is missing or not what was written there, the best, of step [0-9]+; that of'
 expect 1 train "${small[@]}" --lr 1e30 --clip 0 --checkpoint-every 1 --steps 9 -o diverged
 says err '^clora train: step [1-9]: the loss is .*; the first tensor that is not finite is '
 compgen -G 'diverged/step-*/DONE' >/dev/null || fail "no good checkpoint is kept"

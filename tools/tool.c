@@ -68,6 +68,21 @@ size_t tool_put(FILE *stream, const char *text) {
   return put(stream, text, strlen(text));
 }
 
+void tool_put_word(FILE *stream, const char *text) {
+  static const char plain[] =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./+:,=@%";
+  if (text[strspn(text, plain)] == '\0') {
+    tool_put(stream, text);
+    return;
+  }
+  putc('\'', stream);
+  for (size_t part; part = strcspn(text, "'"), put(stream, text, part), text[part] != '\0';) {
+    fputs("'\\''", stream);
+    text += part + 1;
+  }
+  putc('\'', stream);
+}
+
 void tool_put_column(const char *text, size_t width) {
   size_t columns = tool_put(stdout, text);
   printf("%*s", columns < width ? (int)(width - columns) : 0, "");

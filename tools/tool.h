@@ -123,6 +123,9 @@ const char *tool_nearest(const char *word, size_t count, const char *(*name)(siz
  * Gives the number of columns; stream may be NULL, to count alone. */
 size_t tool_put(FILE *stream, const char *text);
 
+/* The same as a word of a shell's, to be pasted. */
+void tool_put_word(FILE *stream, const char *text);
+
 /* The same, filled with spaces to `width` columns on stdout. */
 void tool_put_column(const char *text, size_t width);
 

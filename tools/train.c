@@ -125,8 +125,9 @@ static int check_numbers(struct tool *tool, const struct train_request *r) {
                      r->momentum);
   }
   if (r->warmup > r->steps) {
-    return tool_fail(tool, TOOL_USAGE, "--warmup is %" PRIu64 ", --steps %" PRIu64, r->warmup,
-                     r->steps);
+    return tool_fail(tool, TOOL_USAGE,
+                     "--warmup is %" PRIu64 ", more than the --steps, which are %" PRIu64,
+                     r->warmup, r->steps);
   }
   if (r->patience == 0 || r->validation > 0) return TOOL_OK;
   return tool_fail(tool, TOOL_USAGE, "--patience is %" PRIu64 ", and --validation is missing",
@@ -256,7 +257,9 @@ static int evaluate(struct tool *tool, struct run *run) {
   p->best_accuracy = p->accuracy;
   p->best_step = p->step;
   p->worse = 0;
-  return train_adapter_save(tool, run->request, &run->device);
+  TOOL_TRY(train_adapter_save(tool, run->request, &run->device));
+  p->best_hash = train_adapter_hash(run->request);
+  return TOOL_OK;
 }
 
 static int take_step(struct tool *tool, struct run *run) {
@@ -286,13 +289,13 @@ static bool is_patience_over(const struct run *run) {
 /* With rows held back the adapter is that of the best step, written when it was: in this process or
  * in an earlier one. */
 static int check_best(struct tool *tool, const struct run *run) {
-  char path[4096];
-  snprintf(path, sizeof path, "%s/adapter_model.safetensors", run->request->output);
-  if (access(path, F_OK) == 0) return TOOL_OK;
+  const struct train_progress *p = &run->progress;
+  if (p->best_step == p->step) return train_adapter_save(tool, run->request, &run->device);
+  if (train_adapter_hash(run->request) == p->best_hash) return TOOL_OK;
   return tool_fail(tool, TOOL_FAILURE,
-                   "%s is missing, which held the best, of step %" PRIu64 "; step %" PRIu64
-                   " is in the newest checkpoint",
-                   path, run->progress.best_step, run->progress.step);
+                   "%s/adapter_model.safetensors is missing or not what was written there, the "
+                   "best, of step %" PRIu64 "; that of step %" PRIu64 " is in step-%06" PRIu64,
+                   run->request->output, p->best_step, p->step, p->step);
 }
 
 static int finish(struct tool *tool, struct run *run) {
@@ -307,7 +310,7 @@ static int finish(struct tool *tool, struct run *run) {
                             &run->report));
   if (!stopped) return TOOL_OK;
   fprintf(stderr, "clora train: stopped; go on with: clora train --resume ");
-  tool_put(stderr, request->output);
+  tool_put_word(stderr, request->output);
   fputc('\n', stderr);
   return 128 + interrupted;
 }

@@ -111,6 +111,7 @@ int train_verify(struct tool *tool, const struct train_request *request, struct 
 struct train_progress {
   uint64_t step;                  /* steps done */
   uint64_t best_step, worse;      /* the best evaluation; how many came after it */
+  uint64_t best_hash;             /* of the adapter's file that was written then */
   double best, validation, loss;  /* NAN: none yet */
   double accuracy, best_accuracy; /* of the last and the best evaluation of labels */
   uint64_t first;                 /* the step that this process began at */
@@ -141,6 +142,9 @@ int train_checkpoint_save(struct tool *tool, struct train_request *request,
 /* Writes the adapter into the run's folder. */
 int train_adapter_save(struct tool *tool, const struct train_request *request,
                        const struct train_device *device);
+
+/* A hash of the values' file in the output folder; 0: it cannot be read. */
+uint64_t train_adapter_hash(const struct train_request *request);
 
 /* ---- what is shown: train_report.c ---- */
 

@@ -129,16 +129,17 @@ static json_t *pack_state(struct train_request *request, const struct train_data
                           const struct train_device *device,
                           const struct train_progress *progress) {
   const clora_device *about = clora_context_device(device->session.context);
-  char hash[24], based[24];
+  char hash[24], based[24], best_hash[24];
   snprintf(hash, sizeof hash, "%016" PRIx64, data->hash);
   snprintf(based, sizeof based, "%016" PRIx64, data->based);
+  snprintf(best_hash, sizeof best_hash, "%016" PRIx64, progress->best_hash);
   return json_pack(
-      "{ss,si,ss,so,so,so,so,so,so,so,so,so,so,so,so,so,so}", "schema", SCHEMA, "version",
+      "{ss,si,ss,so,so,so,so,so,so,so,so,ss,so,so,so,so,so,so}", "schema", SCHEMA, "version",
       SCHEMA_VERSION, "clora", clora_version(), "options", pack_options(request), "step",
       tool_json_number(progress->step), "loss", tool_json_real(progress->loss), "validation",
       tool_json_real(progress->validation), "best", tool_json_real(progress->best), "accuracy",
       tool_json_real(progress->accuracy), "best_accuracy", tool_json_real(progress->best_accuracy),
-      "best_step", tool_json_number(progress->best_step), "worse",
+      "best_step", tool_json_number(progress->best_step), "best_hash", best_hash, "worse",
       tool_json_number(progress->worse), "device", tool_json_text(about->name), "driver",
       tool_json_text(about->driver), "plan", tool_json_lines(device->plan), "data",
       json_string(hash), "based", json_string(based));
@@ -167,6 +168,18 @@ int train_adapter_save(struct tool *tool, const struct train_request *request,
   clora_adapter_destroy(adapter);
   TOOL_CLORA(tool, status);
   return TOOL_OK;
+}
+
+/* FNV-1a. */
+uint64_t train_adapter_hash(const struct train_request *request) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/adapter_model.safetensors", request->output);
+  FILE *file = fopen(path, "rb");
+  uint64_t hash = 0xcbf29ce484222325u;
+  if (file == NULL) return 0;
+  for (int byte; (byte = getc(file)) != EOF;) hash = (hash ^ (unsigned)byte) * 0x100000001b3u;
+  fclose(file);
+  return hash;
 }
 
 int train_checkpoint_save(struct tool *tool, struct train_request *request,
@@ -235,6 +248,9 @@ static int read_state(struct tool *tool, const char *path, const json_t *state,
     return bad_state(tool, path, "best_step");
   }
   if (!read_count(state, "worse", &progress->worse)) return bad_state(tool, path, "worse");
+  const char *best_hash = json_string_value(json_object_get(state, "best_hash"));
+  if (best_hash == NULL) return bad_state(tool, path, "best_hash");
+  progress->best_hash = strtoull(best_hash, NULL, 16);
   progress->first = progress->step;
   progress->loss = read_loss(state, "loss");
   progress->validation = read_loss(state, "validation");

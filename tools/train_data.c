@@ -223,12 +223,13 @@ static int check_base(struct tool *tool, const struct train_request *request,
   char shape[TOOL_SHAPE_SIZE];
   tool_shape(&base->w, shape, sizeof shape);
   if (base->w.rank != 2 || base->w.shape[0] != first || base->w.shape[1] != second) {
-    return tool_fail(
-        tool, TOOL_FAILURE,
-        "%s: W has the shape %s; with x of %zu and y of %zu columns it is [%zu, %zu]%s",
-        request->base, shape, data->d_in, data->d_out, first, second,
-        train_is_npy(request->base) ? " (or the other with --transpose)"
-                                    : " (or the other with --fan-in-fan-out)");
+    const char *option = train_is_npy(request->base) ? "--transpose" : "--fan-in-fan-out";
+    bool given = train_is_npy(request->base) ? request->is_transposed : request->is_fan_in_fan_out;
+    return tool_fail(tool, TOOL_FAILURE,
+                     "%s: W has the shape %s; with x of %zu and y of %zu columns it is [%zu, %zu] "
+                     "(or the other with%s %s)",
+                     request->base, shape, data->d_in, data->d_out, first, second,
+                     given ? "out" : "", option);
   }
   if (base->bias.values != NULL && base->bias.count != data->d_out) {
     return tool_fail(tool, TOOL_FAILURE, "%s: the bias has %zu values, y has %zu columns",

@@ -285,7 +285,7 @@ int train_report_end(struct tool *tool, const struct train_request *request,
   if (strcmp(why, "early") == 0) {
     printf("patience  the last %" PRIu64 " validations were not better; --resume ",
            progress->worse);
-    tool_put(stdout, request->output);
+    tool_put_word(stdout, request->output);
     printf(" with a larger --patience goes on\n");
   }
   if (strcmp(why, "stopped") != 0) {

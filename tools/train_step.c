@@ -239,7 +239,10 @@ static const char *find_cause(struct tool *tool, const struct train_device *devi
 
 static int fail_diverged(struct tool *tool, uint64_t step, const char *text) {
   return tool_fail(tool, TOOL_FAILURE,
-                   "step %" PRIu64 ": %s\na lower --lr, a --warmup or --clip may help", step, text);
+                   "step %" PRIu64
+                   ": %s\na lower --lr, a --warmup or --clip may help, and another -o: a "
+                   "training keeps its options",
+                   step, text);
 }
 
 /* Of a step's own loss, or of its evaluation. */
