@@ -88,8 +88,8 @@ clora_context *context_of(const char *variant) {
 
 const char *const *variants_here(void) {
   /* clblast alone compiles for 15 s */
-  static const char *const all[] = {"plain", "cpu", "gpu", "fused", "clblast", NULL};
-  static const char *const own[] = {"plain", "cpu", "gpu", "fused", NULL};
+  static const char *const all[] = {"plain", "cpu", "gpu", "fused", "fused_gpu", "clblast", NULL};
+  static const char *const own[] = {"plain", "cpu", "gpu", "fused", "fused_gpu", NULL};
   return suite_size() < NORMAL ? own : all;
 }
 
@@ -116,7 +116,8 @@ bool is_cpu_here(void) {
 }
 
 bool is_odd_here(const char *variant) {
-  return is_cpu_here() && strcmp(variant, "gpu") == 0 && suite_size() < FULL;
+  bool of_gpu = strcmp(variant, "gpu") == 0 || strcmp(variant, "fused_gpu") == 0;
+  return is_cpu_here() && of_gpu && suite_size() < FULL;
 }
 
 bool is_refused_here(const char *variant) {

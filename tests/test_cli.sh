@@ -126,7 +126,7 @@ if ! "$program" devices >out 2>err; then
   exit 77
 fi
 called=devices
-says out '^[0-9]+:[0-9]+ ' '^  type ' '^  forward +f32 +from +1 row +(forward fused|shrink [a-z]+, expand [a-z]+)$' \
+says out '^[0-9]+:[0-9]+ ' '^  type ' '^  forward +f32 +from +1 row +(forward fused(_gpu)?|shrink [a-z]+, expand [a-z]+)$' \
   '^  weight +bf16 +'
 says out "^  store +$CLORA_CACHE/store-1.sqlite"
 expect 0 devices --json
@@ -167,7 +167,7 @@ is_json layer scale variants weight_ms output transposed
 cmp -s w.npy wt.npy && fail "a transposed weight is the weight"
 expect 0 run first -x x.npy -o y.npy --expect w.npy
 says out '^layer +a.b, 5 -> 3, r 2, scale 2$' '^device +[0-9]+:[0-9]+ ' \
-  '^variants +(forward fused|shrink [a-z]+, expand [a-z]+)$' '^rows +5, stored as f32$' '^time +[0-9.]+ ms, after' \
+  '^variants +(forward fused(_gpu)?|shrink [a-z]+, expand [a-z]+)$' '^rows +5, stored as f32$' '^time +[0-9.]+ ms, after' \
   '^error +[0-9.e-]+ of the bound: ok \(w.npy\)$' '^wrote +y.npy \[5, 3\]$'
 says_nothing err
 for dtype in f16 bf16; do

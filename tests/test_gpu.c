@@ -29,7 +29,7 @@ static struct clora__problem make_forward(size_t rows, size_t inner, size_t r, s
 /* The row of `fused` for GPUs. */
 static const struct clora__variant *fused_row(void) {
   const struct clora__variant *const *row = clora__forward.variants;
-  while (strcmp((*row)->function, "fused_gpu") != 0) row++;
+  while (strcmp((*row)->name, "fused_gpu") != 0) row++;
   return *row;
 }
 
@@ -229,7 +229,7 @@ static clora_context *make_limited(const struct limits *limits, const char *vari
 /* A GPU of the l-th limits, made once and kept. */
 static clora_context *limited_context(size_t l, const char *variant) {
   static clora_context *kept[COUNT(all_limits)][2];
-  clora_context **context = &kept[l][strcmp(variant, "fused") == 0];
+  clora_context **context = &kept[l][strcmp(variant, "fused_gpu") == 0];
   if (*context == NULL) *context = make_limited(&all_limits[l], variant);
   return *context;
 }
@@ -306,7 +306,7 @@ START_TEST(one_launch_is_right_at_every_group_size) {
        .unordered = true},
       {.rows = 1, .d_in = 1, .r = 1, .d_out = 1},
   };
-  check_cases("fused", cases, suite_size() == TINY ? 1 : COUNT(cases));
+  check_cases("fused_gpu", cases, suite_size() == TINY ? 1 : COUNT(cases));
 }
 END_TEST
 
@@ -410,7 +410,7 @@ START_TEST(one_launch_gives_the_bits_of_two) {
   for (size_t s = 0; s < (suite_size() == TINY ? 1 : COUNT(sizes)); s++) {
     float *expected = compute_expected(sizes[s]);
     for (size_t l = 0; expected != NULL && l < limit_count(); l++) {
-      check_bits("fused", l, sizes[s], expected);
+      check_bits("fused_gpu", l, sizes[s], expected);
     }
     free(expected);
   }

@@ -183,8 +183,6 @@ START_TEST(where_fused_does_not_serve_the_error_says_so) {
     snprintf(k->reason, sizeof k->reason, "a test");
     k->verdict = CLORA__REFUSED;
   }
-  /* On a CPU the kernel for GPUs would be left. */
-  if ((context->device.type & CL_DEVICE_TYPE_CPU) != 0) context->device.group_size = 1;
   ck_fails(prepare(context, 4), CLORA_NO_VARIANT, "forward fused: refused: a test");
   clora_context_destroy(context);
 }

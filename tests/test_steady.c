@@ -153,7 +153,7 @@ START_TEST(a_prepared_call_makes_nothing_and_waits_for_nothing) {
       c.w = guarded_create(context, DIM, DIM_OUT, (struct layout){0}, NULL);
       c.scratch = make_scratch(context, &c);
       check_calls(&c, forward, 2);
-      check_calls(&c, weight, 1);
+      if (strcmp(*variant, "fused_gpu") != 0) check_calls(&c, weight, 1);
       clReleaseMemObject(c.scratch);
       guarded_free(&c.x);
       guarded_free(&c.y);

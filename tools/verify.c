@@ -349,7 +349,7 @@ static void print_row(struct tool *tool, const struct row *row, json_t *list) {
   }
   char worst[32] = "-";
   if (row->checked > 0) snprintf(worst, sizeof worst, "%.3f", row->worst);
-  printf("%-6s  %-8s  %-5s  %-9s  %3zu/%zu  %6s  %s", row->device, row->variant,
+  printf("%-6s  %-9s  %-5s  %-9s  %3zu/%zu  %6s  %s", row->device, row->variant,
          clora_dtype_name(row->dtype), operation_names[row->operation], row->checked, SHAPES, worst,
          verdict_names[row->verdict]);
   if (row->reason[0] != '\0') printf(row->verdict == RIGHT ? "; others do not fit: " : ": ");
@@ -414,7 +414,7 @@ static int verify_device(struct tool *tool, struct request *request, const clora
   tool_device_title(device, title, sizeof title);
   if (!tool->json) {
     tool_put(stdout, title);
-    printf("\n%-6s  %-8s  %-5s  %-9s  %-6s  %6s  verdict\n", "device", "variant", "dtype",
+    printf("\n%-6s  %-9s  %-5s  %-9s  %-6s  %6s  verdict\n", "device", "variant", "dtype",
            "operation", "shapes", "worst");
   }
   for (size_t i = 0; clora_variant_name(i) != NULL; i++) {

@@ -1,4 +1,4 @@
-/* fused: a variant of forward that computes shrink and expand in one launch. When it applies.
+/* fused and fused_gpu: shrink and expand in one launch. When they apply.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "op/fused.h"
 
@@ -166,7 +166,7 @@ static const struct clora__variant *const variants[] = {
         .long_running = true,
     },
     &(const struct clora__variant){
-        .name = "fused",
+        .name = "fused_gpu",
         .source = clora__source_fused_gpu,
         .function = "fused_gpu",
         .misfit = gpu_misfit,
