@@ -34,11 +34,10 @@
 #define T_ELEMENTS (TILE_ROWS * STEP)
 #define T_SHARE ((T_ELEMENTS + GROUP - 1) / GROUP)
 
-// An element of t, its parts added up.
-static float t_element(tile_source t, uint2 place, ulong parts, ulong part_bytes) {
-  float value = element(t, place, 0, CODE(IN));
-  for (ulong p = 1; p < parts; p++) value += element(t, place, p * part_bytes, CODE(IN));
-  return value;
+// An element of t, its parts added up; parts are f32.
+static float t_element(tile_source t, uint2 place, ulong parts, ulong part_length) {
+  if (parts <= 1 || !is_inside(t, place)) return element(t, place, CODE(IN));
+  return add_parts((__global const float *)address(t, place), parts, part_length);
 }
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void expand_gpu(PRODUCT_ARGUMENTS) {
@@ -57,13 +56,12 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void expand_gpu(PROD
                    weight_row * sizeof(WEIGHT_TYPE), weight_col * sizeof(WEIGHT_TYPE), STEP,
                    (uint)min((ulong)COLS, cols - col0)};
   const bool wide = is_wide(b, sizeof(WEIGHT_TYPE)) && b.inner % (16 / sizeof(WEIGHT_TYPE)) == 0;
-  const ulong part_bytes = rows * in_row * sizeof(IN_TYPE);
-
 #define FETCH_STEP(left)                            \
   t.inner = b.outer = (uint)min((ulong)STEP, left); \
   if (wide) FETCH(b_units, b, COLS, WEIGHT_TYPE)    \
   for (uint n = 0; n < T_SHARE; n++)                \
-    t_values[n] = t_element(t, place_of(t, n * GROUP + id, TILE_ROWS, STEP), in_parts, part_bytes);
+    t_values[n] =                                   \
+        t_element(t, place_of(t, n * GROUP + id, TILE_ROWS, STEP), in_parts, rows * in_row);
 
   EACH_ROW(BEGIN_ROW)
   FETCH_STEP(inner)

@@ -46,13 +46,6 @@
   }
 #define MULTIPLY_VALUE(R) sum##R += values.s##R * weights;
 
-// An element of the output, from parts one behind the other.
-static float add_parts(__global const float *part, ulong parts, ulong part_length) {
-  float sum = part[0];
-  for (ulong p = 1; p < parts; p++) sum += part[p * part_length];
-  return sum;
-}
-
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void reduce_gpu(PRODUCT_ARGUMENTS) {
   __local float4 x_tile[STEP * TILE_ROWS / 4], w_tile[STEP * COL_ITEMS];
   uint4 x_units[SHARE(STEP * TILE_ROWS, IN_TYPE)], w_units[SHARE(STEP * COLS, WEIGHT_TYPE)];
