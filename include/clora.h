@@ -663,6 +663,10 @@ CLORA_API clora_status clora_adapter_convert(clora_adapter *adapter, clora_dtype
 CLORA_API const char *clora_adapter_format(const char *path);
 CLORA_API const char *clora_adapter_format_of(const char *path);
 
+/* Whose spelling the names of the layers have: "peft", "kohya" or "gguf"; NULL: anyone's, as of a
+ * pair of .npy or an adapter made by clora_adapter_create(). */
+CLORA_API const char *clora_adapter_spelling(const clora_adapter *adapter);
+
 /* The tensors that are carried along. */
 CLORA_API size_t clora_adapter_tensor_count(const clora_adapter *adapter);
 CLORA_API clora_status clora_adapter_describe_tensor(const clora_adapter *adapter, size_t index,

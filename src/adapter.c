@@ -102,6 +102,10 @@ const char *clora_adapter_format_of(const char *path) {
   return path != NULL ? clora__format_of(path) : NULL;
 }
 
+const char *clora_adapter_spelling(const clora_adapter *adapter) {
+  return adapter != NULL ? adapter->host.spelling : NULL;
+}
+
 static size_t round_values(clora_dtype dtype, size_t count, float *values) {
   size_t changed = 0;
   for (size_t n = 0; values != NULL && n < count; n++) {

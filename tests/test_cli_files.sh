@@ -20,6 +20,8 @@ says out '^right only over the base that its initialisation changed: pissa$'
 expect 1 inspect "$formats/two_adapters"
 expect 0 inspect "$formats/two_adapters" --adapter law
 says out '^4 layers'
+expect 0 inspect "$formats/two_adapters" --adapter news --json
+says out '"format": "peft"'
 expect 1 inspect "$formats/pickle"
 says err 'a pickle, which can run code, is never opened'
 expect 0 inspect "$formats/kohya/sd.safetensors" --json
@@ -96,6 +98,11 @@ expect 0 convert "$gguf/peft" -o kohya.safetensors --prefix lora_te_
 expect 0 convert kohya.safetensors -o back2
 cmp -s back2/adapter_model.safetensors "$gguf/peft/adapter_model.safetensors" ||
   fail "there and back through kohya's format is another file"
+expect 0 convert "$formats/two_adapters" --adapter news -o news.safetensors
+says out '^peft -> kohya, 4 layers$'
+expect 0 convert "$formats/two_adapters/news" -o news2.safetensors --json
+says out '"from": "peft"'
+cmp -s news.safetensors news2.safetensors || fail "an adapter of the folder above is another one"
 expect 0 init --dim 4 --dim-out 4 --name layers.0.mlp.up_proj -o bare
 expect 0 convert bare -o bare.gguf
 expect 0 convert bare.gguf -o bare2

@@ -126,7 +126,7 @@ static int print_result(struct tool *tool, const struct request *request, const 
 
 static int write_adapter(struct tool *tool, const struct request *request, clora_adapter *adapter,
                          json_t **config) {
-  const char *from = clora_adapter_format(request->adapter);
+  const char *from = tool_adapter_format(adapter);
   const char *to = request->format != AS_STORED ? name_format(request->format)
                                                 : clora_adapter_format_of(request->output);
   clora_rename_options rename = {.prefix = request->prefix,
@@ -139,7 +139,7 @@ static int write_adapter(struct tool *tool, const struct request *request, clora
     return tool_fail(tool, TOOL_USAGE, "--dtype is q8_0, which GGUF alone has, not %s", to);
   }
   TOOL_TRY(read_config(tool, request, &rename, config));
-  TOOL_TRY(rename_layers(tool, request, from != NULL ? from : to, to, adapter, &rename));
+  TOOL_TRY(rename_layers(tool, request, from, to, adapter, &rename));
   TOOL_TRY(round_values(tool, request, adapter, &changed));
   const clora_save_options save = {.format = to,
                                    .architecture = rename.architecture,

@@ -116,7 +116,7 @@ static int print_json(struct tool *tool, const char *path, const clora_adapter *
   }
   const char *changed = clora_adapter_changed_base(adapter);
   json_object_set_new(object, "adapter", tool_json_text(path));
-  json_object_set_new(object, "format", json_string(clora_adapter_format(path)));
+  json_object_set_new(object, "format", json_string(tool_adapter_format(adapter)));
   json_object_set_new(object, "changed_base", changed ? tool_json_text(changed) : json_null());
   json_object_set_new(object, "values", json_integer((json_int_t)values));
   json_object_set_new(object, "layers", layers);

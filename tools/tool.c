@@ -217,6 +217,11 @@ int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapt
   return TOOL_OK;
 }
 
+const char *tool_adapter_format(const clora_adapter *adapter) {
+  const char *spelling = clora_adapter_spelling(adapter);
+  return spelling != NULL ? spelling : "npy"; /* a pair is called as its files are */
+}
+
 int tool_check_output(struct tool *tool, const char *path) {
   if (clora_adapter_format_of(path) != NULL) return TOOL_OK;
   return tool_fail(tool, TOOL_USAGE, "%s", clora_error());

@@ -158,6 +158,9 @@ int tool_print_json(struct tool *tool, json_t *object);
 /* As the options of the command say. */
 int tool_adapter_open(struct tool *tool, const char *path, clora_adapter **adapter);
 
+/* The format that it was read from: "peft", "kohya", "gguf", "npy". */
+const char *tool_adapter_format(const clora_adapter *adapter);
+
 /* Whether an adapter can be written there, before anything is computed. */
 int tool_check_output(struct tool *tool, const char *path);
 
