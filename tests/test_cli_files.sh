@@ -195,6 +195,20 @@ expect 0 merge converted "$formats/pissa/converted/base.safetensors" -o tuned.sa
 expect 0 extract "$formats/pissa/converted/base.safetensors" --tuned tuned.safetensors \
   --error 1e-5 -o extracted
 says out '^2 layers of rank 8 at most$'
+for command in "combine $formats/plain=1 $formats/plain=1" "resize $formats/plain -r 2" \
+  "extract $formats/pissa/converted/base.safetensors --tuned tuned.safetensors -r 2"; do
+  for output in no.gguf no.safetensors; do
+    expect 2 $command -o $output
+    says err "$output: the format is (gguf|kohya), and the names .* by peft: .* \(clora convert\)"
+    absent $output
+  done
+done
+expect 2 resize "$gguf/lora-f32.gguf" -r 2 -o no
+says err 'no: the format is peft, and the names .* as by gguf'
+absent no
+expect 0 resize "$gguf/lora-f32.gguf" -r 2 -o rank2.gguf
+expect 0 resize bare -r 2 -o rank2.A.npy
+expect 0 resize rank2.A.npy -r 1 -o rank1.gguf
 expect 1 extract tuned.safetensors --tuned tuned.safetensors --rank 4 -o no
 says err 'no weight differs'
 absent no

@@ -8,7 +8,8 @@
 #include "ranks.h"
 
 /* "PATH=WEIGHT", or "PATH" with weight 1. */
-static int open_part(struct tool *tool, const char *text, clora_combine_part *part) {
+static int open_part(struct tool *tool, const struct tool_ranks *request, const char *text,
+                     clora_combine_part *part) {
   const char *equals = strrchr(text, '=');
   char path[4096], *end;
   size_t length = equals != NULL ? (size_t)(equals - text) : strlen(text);
@@ -26,14 +27,15 @@ static int open_part(struct tool *tool, const char *text, clora_combine_part *pa
   clora_adapter *adapter = NULL;
   TOOL_TRY(tool_adapter_open(tool, path, &adapter));
   part->adapter = adapter;
+  TOOL_TRY(tool_ranks_check_names(tool, request, clora_adapter_spelling(adapter)));
   return tool_tell_left_out(tool, path, adapter);
 }
 
 static int combine(struct tool *tool, const struct tool_ranks *request,
                    const struct tool_operands *others, clora_combine_part *parts) {
-  TOOL_TRY(open_part(tool, request->first, &parts[0]));
+  TOOL_TRY(open_part(tool, request, request->first, &parts[0]));
   for (size_t n = 0; n < others->count; n++) {
-    TOOL_TRY(open_part(tool, others->texts[n], &parts[n + 1]));
+    TOOL_TRY(open_part(tool, request, others->texts[n], &parts[n + 1]));
   }
   clora_adapter *sum = NULL;
   TOOL_CLORA(tool, clora_adapter_combine(parts, others->count + 1, &sum));

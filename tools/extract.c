@@ -47,6 +47,7 @@ int run_extract(int argc, char **argv) {
   if (!tool_parse(&tool, &usage, argc, argv)) return tool.exit_code;
   clora_base *base = NULL, *tuned = NULL;
   int code = tool_ranks_check(&tool, &request, true);
+  if (code == TOOL_OK) code = tool_ranks_check_names(&tool, &request, "peft"); /* the models' */
   if (code == TOOL_OK) code = open_model(&tool, request.first, &base);
   if (code == TOOL_OK) code = open_model(&tool, tuned_path, &tuned);
   if (code == TOOL_OK) code = extract(&tool, &request, base, tuned);

@@ -3,6 +3,7 @@
 #include "ranks.h"
 
 #include <math.h>
+#include <string.h>
 
 int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool is_required) {
   bool has_rank = request->rank > 0, has_error = !isnan(request->error);
@@ -18,6 +19,17 @@ int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool i
     return tool_fail(tool, TOOL_USAGE, "--error is %g, not above 0 and below 1", request->error);
   }
   return TOOL_OK;
+}
+
+int tool_ranks_check_names(struct tool *tool, const struct tool_ranks *request,
+                           const char *spelling) {
+  const char *to = clora_adapter_format_of(request->output);
+  bool fits = spelling == NULL || strcmp(to, spelling) == 0 || strcmp(to, "npy") == 0;
+  if (fits) return TOOL_OK;
+  return tool_fail(tool, TOOL_USAGE,
+                   "%s: the format is %s, and the names of the layers are spelled as by %s: write "
+                   "%s's format here and translate it then (clora convert)",
+                   request->output, to, spelling, spelling);
 }
 
 clora_rank_options tool_ranks_options(const struct tool_ranks *request) {

@@ -20,6 +20,11 @@ struct tool_ranks {
 int tool_ranks_check(struct tool *tool, const struct tool_ranks *request, bool is_required);
 clora_rank_options tool_ranks_options(const struct tool_ranks *request);
 
+/* Refuses to write the names of one format into another: nothing is translated here. spelling may
+ * be NULL: anyone's. */
+int tool_ranks_check_names(struct tool *tool, const struct tool_ranks *request,
+                           const char *spelling);
+
 /* report may be NULL: nothing was compressed. */
 int tool_ranks_print(struct tool *tool, const struct tool_ranks *request,
                      const clora_adapter *adapter, const clora_rank_report *report);

@@ -26,6 +26,9 @@ int run_resize(int argc, char **argv) {
   clora_adapter *adapter = NULL;
   int code = tool_ranks_check(&tool, &request, true);
   if (code == TOOL_OK) code = tool_adapter_open(&tool, request.first, &adapter);
+  if (code == TOOL_OK) {
+    code = tool_ranks_check_names(&tool, &request, clora_adapter_spelling(adapter));
+  }
   if (code == TOOL_OK) code = tool_ranks_finish(&tool, &request, adapter);
   clora_adapter_destroy(adapter);
   return code;
