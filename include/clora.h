@@ -586,6 +586,13 @@ typedef struct clora_load_options {
                         (PiSSA, OLoRA and others); without it they are refused */
 } clora_load_options;
 
+/* What saving as GGUF did beside writing what the adapter holds. */
+typedef struct clora_save_report {
+  size_t folded;       /* layers whose B was multiplied by what the one alpha leaves of the scale */
+  size_t rounded;      /* values of theirs that this rounded */
+  const char *assumed; /* the architecture written, where nothing said one; NULL: one was said */
+} clora_save_report;
+
 typedef struct clora_save_options {
   const char *format;       /* "peft", "kohya", "gguf", "npy"; NULL: by the path's ending */
   const char *architecture; /* gguf: the base's general.architecture; NULL: "llama" */
@@ -593,6 +600,7 @@ typedef struct clora_save_options {
                                what is stored so stays so where that gives its values back */
   bool fold; /* gguf has one alpha, an f32, for all layers: let what is left of a scale
                 be multiplied into B, rounded; without it that is an error */
+  clora_save_report *report; /* or NULL */
 } clora_save_options;
 
 /* Loads and checks the whole adapter; anything odd is an error that names the tensor. *adapter is

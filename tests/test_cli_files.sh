@@ -89,6 +89,7 @@ cmp -s own/adapter_model.safetensors "$formats/dora/adapter_model.safetensors" |
 gguf=$formats/gguf
 expect 0 convert "$gguf/peft" -o lora.gguf --base-config "$gguf/base/config.json"
 says out '^peft -> gguf, 8 layers$' '^wrote     lora.gguf$'
+grep -q '^folded\|^assumed' out && fail "nothing was folded or assumed"
 expect 0 convert lora.gguf -o back --heads 4 --kv-heads 2 --json
 is_json output from to layers rounded rounded_alphas
 says out '"rounded": 0,' '"rounded_alphas": 0'
@@ -126,6 +127,17 @@ says err 'no.gguf: a base of one file is merged into one: end its name in .safet
 expect 0 convert "$gguf/peft" -o yes.bin --to peft
 expect 0 convert "$gguf/peft" -o named.gguf --keep-names --dtype f16
 says out '^rounded   [0-9]+ values to f16$'
+says out '^assumed   architecture llama, as nothing said another$'
+expect 0 convert "$gguf/peft" -o named.gguf --keep-names --architecture qwen2 --json
+says out '"assumed_architecture": null' '"folded": 0'
+expect 0 convert named.gguf -o renamed.gguf --json
+says out '"assumed_architecture": null'
+expect 1 convert "$formats/patterns" -o no.gguf --keep-names
+says err 'which rounds [0-9]+ of its values; allow that by the option fold \(--fold\)'
+expect 0 convert "$formats/patterns" -o folded.gguf --keep-names --fold
+says out '^folded    the scale of [0-9]+ layers into B, [0-9]+ values rounded$'
+expect 0 convert "$formats/patterns" -o folded.gguf --keep-names --fold --json
+says out '"folded": [1-9]' '"rounded_by_folding": [1-9]' '"assumed_architecture": "llama"'
 expect 2 convert "$gguf/peft" -o no --dtype q8_0
 says err '--dtype is q8_0, which GGUF alone has, not peft'
 expect 0 inspect "$gguf/lora-q8_0.gguf"

@@ -162,19 +162,26 @@ static void ck_same_products(const struct clora__host_adapter *before, double to
 
 /* rsLoRA and alpha_pattern are lost by llama.cpp's converter; here they are written or refused. */
 START_TEST(writes_one_alpha_for_all_scales) {
-  const clora_save_options folding = {.fold = true};
+  clora_save_report report;
+  const clora_save_options folding = {.fold = true, .report = &report};
+  const clora_save_options exact = {.report = &report};
   struct clora__host_adapter adapter = {0};
   add(&adapter, "blk.0.a", 4, CLORA_ALPHA_OVER_SQRT_R, 3, 1.5);
   add(&adapter, "blk.1.a", 4, CLORA_ALPHA_OVER_SQRT_R, 3, 1.5);
   ck_ok(clora__gguf_save(own("scale.gguf"), &as_it_is, &adapter)); /* alpha 6 */
   ck_same_products(&adapter, 0);
   add(&adapter, "blk.2.a", 8, CLORA_ALPHA_OVER_R, 12, 1.5); /* a factor of 2 folds exactly */
-  ck_ok(clora__gguf_save(own("scale.gguf"), &as_it_is, &adapter));
+  ck_ok(clora__gguf_save(own("scale.gguf"), &exact, &adapter));
+  ck_assert_uint_eq(report.folded, 1);
+  ck_assert_uint_eq(report.rounded, 0);
+  ck_assert_str_eq(report.assumed, "llama");
   ck_same_products(&adapter, 0);
   add(&adapter, "blk.3.a", 4, CLORA_ALPHA_OVER_R, 5, 1.25);
   ck_fails(clora__gguf_save(own("scale.gguf"), &as_it_is, &adapter), CLORA_UNSUPPORTED,
            "with 6, B of layer \"blk.3.a\" has to be multiplied by 0.833333");
   ck_ok(clora__gguf_save(own("scale.gguf"), &folding, &adapter));
+  ck_assert_uint_eq(report.folded, 2);
+  ck_assert_uint_gt(report.rounded, 0);
   ck_same_products(&adapter, 0x1p-22);
   clora__host_free(&adapter);
   /* different ranks, every scale 1: no alpha */

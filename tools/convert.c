@@ -98,7 +98,8 @@ static size_t count_q8_0(const clora_adapter *adapter) {
 }
 
 static int print_result(struct tool *tool, const struct request *request, const char *from,
-                        const char *to, const clora_adapter *adapter, size_t changed) {
+                        const char *to, const clora_adapter *adapter, size_t changed,
+                        const clora_save_report *report) {
   size_t count = clora_adapter_count(adapter);
   bool is_gguf = strcmp(to, "gguf") == 0;
   size_t alphas = is_gguf ? count_alphas(adapter) : 0;
@@ -106,13 +107,24 @@ static int print_result(struct tool *tool, const struct request *request, const 
   if (tool->json) {
     changed += clora_adapter_rounded(adapter);
     return tool_print_json(
-        tool, json_pack("{so, ss, ss, so, so, so}", "output", tool_json_text(request->output),
-                        "from", from, "to", to, "layers", tool_json_number(count), "rounded",
-                        tool_json_number(changed), "rounded_alphas", tool_json_number(alphas)));
+        tool,
+        json_pack("{so, ss, ss, so, so, so, so, so, ss?}", "output",
+                  tool_json_text(request->output), "from", from, "to", to, "layers",
+                  tool_json_number(count), "rounded", tool_json_number(changed), "rounded_alphas",
+                  tool_json_number(alphas), "folded", tool_json_number(report->folded),
+                  "rounded_by_folding", tool_json_number(report->rounded), "assumed_architecture",
+                  report->assumed));
   }
   printf("%s -> %s, %zu layer%s\n", from, to, count, count == 1 ? "" : "s");
   if (changed > 0) printf("rounded   %zu values to %s\n", changed, name_dtype(request->dtype));
   if (alphas > 0) printf("rounded   alpha of %zu layer%s to f32\n", alphas, alphas == 1 ? "" : "s");
+  if (report->folded > 0) {
+    printf("folded    the scale of %zu layer%s into B, %zu values rounded\n", report->folded,
+           report->folded == 1 ? "" : "s", report->rounded);
+  }
+  if (report->assumed != NULL) {
+    printf("assumed   architecture %s, as nothing said another\n", report->assumed);
+  }
   if (widened > 0) {
     printf("widened   q8_0 of %zu layer%s to f32, whose values are the same\n", widened,
            widened == 1 ? "" : "s");
@@ -133,6 +145,7 @@ static int write_adapter(struct tool *tool, const struct request *request, clora
                                  .architecture = request->architecture,
                                  .heads = (size_t)request->heads,
                                  .kv_heads = (size_t)request->kv_heads};
+  clora_save_report report = {0};
   size_t changed = 0;
   if (to == NULL) return tool_check_output(tool, request->output);
   if (request->dtype == Q8_0 && strcmp(to, "gguf") != 0) {
@@ -144,10 +157,11 @@ static int write_adapter(struct tool *tool, const struct request *request, clora
   const clora_save_options save = {.format = to,
                                    .architecture = rename.architecture,
                                    .q8_0 = request->dtype == Q8_0,
-                                   .fold = request->fold};
+                                   .fold = request->fold,
+                                   .report = &report};
   TOOL_CLORA(tool, clora_adapter_save_with(adapter, request->output, &save));
   if (strcmp(to, "peft") != 0) TOOL_TRY(tool_tell_left_out(tool, request->adapter, adapter));
-  return print_result(tool, request, from, to, adapter, changed);
+  return print_result(tool, request, from, to, adapter, changed, &report);
 }
 
 int run_convert(int argc, char **argv) {

@@ -129,6 +129,7 @@ clora_status clora__format_save(const char *path, const clora_save_options *opti
   const clora_save_options *o = options != NULL ? options : &defaults;
   const struct format *format;
   TRY(find_format(path, o->format, &format));
+  if (o->report != NULL) *o->report = (clora_save_report){0};
   CHECK(adapter->count > 0, CLORA_INVALID_ARGUMENT, "the adapter has no layers to save");
   return format->save(path, o, adapter);
 }

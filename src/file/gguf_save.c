@@ -50,27 +50,29 @@ static float factor_of(const clora_adapter_layer *about, float alpha) {
   return (float)(about->scale * (double)about->r / (double)alpha);
 }
 
-/* Folding is exact when no product is rounded, as with powers of two, and none becomes 0. */
-static bool folds_exactly(const struct clora__host_layer *layer, float factor) {
+/* The products that folding rounds, or makes 0: none with powers of two. */
+static size_t count_rounded(const struct clora__host_layer *layer, float factor) {
   const clora_adapter_layer *about = &layer->about;
+  size_t rounded = 0;
   for (size_t n = 0; n < about->r * about->d_out; n++) {
     double product = (double)layer->b[n] * (double)factor;
     bool is_lost = product == 0 && layer->b[n] != 0;
-    if (is_lost || (double)clora__dtype_round(about->b_dtype, (float)product) != product)
-      return false;
+    rounded += is_lost || (double)clora__dtype_round(about->b_dtype, (float)product) != product;
   }
-  return true;
+  return rounded;
 }
 
 static clora_status check_fold(const char *path, const struct clora__host_layer *layer, float alpha,
-                               bool may_fold) {
+                               bool may_fold, clora_save_report *report) {
   const clora_adapter_layer *about = &layer->about;
   float factor = factor_of(about, alpha);
-  bool is_free = factor == 1 || folds_exactly(layer, factor);
-  CHECK(is_free || may_fold, CLORA_UNSUPPORTED,
+  size_t rounded = factor == 1 ? 0 : count_rounded(layer, factor);
+  CHECK(rounded == 0 || may_fold, CLORA_UNSUPPORTED,
         "%s: GGUF has one alpha for all layers: with %g, B of layer \"%s\" has to be multiplied by "
-        "%g, which rounds it; allow that by the option fold",
-        path, (double)alpha, QUOTE(about->name), (double)factor);
+        "%g, which rounds %zu of its values; allow that by the option fold (--fold)",
+        path, (double)alpha, QUOTE(about->name), (double)factor, rounded);
+  report->folded += factor != 1;
+  report->rounded += rounded;
   return CLORA_OK;
 }
 
@@ -275,12 +277,13 @@ static clora_status put_values(struct clora__output *output, const struct half *
 static clora_status write(const char *path, const clora_save_options *options,
                           const struct clora__host_adapter *adapter, struct half *halves,
                           struct clora__output *output) {
-  const char *architecture = options->architecture != NULL   ? options->architecture
-                             : adapter->architecture != NULL ? adapter->architecture
-                                                             : "llama";
+  clora_save_report unread, *report = options->report != NULL ? options->report : &unread;
+  const char *said = options->architecture != NULL ? options->architecture : adapter->architecture;
+  *report = (clora_save_report){.assumed = said == NULL ? "llama" : NULL};
+  const char *architecture = said != NULL ? said : report->assumed;
   float alpha = common_alpha(adapter);
   for (size_t n = 0; n < adapter->count; n++) {
-    TRY(check_fold(path, &adapter->items[n], alpha, options->fold));
+    TRY(check_fold(path, &adapter->items[n], alpha, options->fold, report));
     TRY(describe(path, &adapter->items[n], options, alpha, halves + 2 * n));
   }
   TRY(clora__output_open(path, output));
