@@ -216,7 +216,7 @@ START_TEST(refuses_configs) {
        "\"alpha_pattern: q\" is not a number"},
       {"{\"alpha_pattern\": {\"a[\": 1}}", CLORA_BAD_FILE,
        "\"alpha_pattern\": the key \"a[\" is not a regular expression: missing terminating ]"},
-      {"{\"alpha_pattern\": {\"\\\\C\": 1}}", CLORA_BAD_FILE, "is not a regular expression"},
+      {"{\"alpha_pattern\": {\"(?P<n>q\": 1}}", CLORA_BAD_FILE, "is not a regular expression"},
       {"{\"alpha_pattern\": {\"(?:.+)+[0-9]\": 1}}", CLORA_BAD_FILE,
        "the key \"(?:.+)+[0-9]\" cannot be matched"},
       {"{\"init_lora_weights\": \"olora\"}", CLORA_UNSUPPORTED,
@@ -532,12 +532,19 @@ START_TEST(matches_patterns_as_python_does) {
     const char *pattern;
     bool matches;
   } rows[] = {
-      {"q", true},      {"m.q", true},      {".q", false},          {"m\\\\.q", true},
-      {"mxq", false},   {"m.*", true},      {"^m.q", true},         {"^q", false},
-      {"^m", false},    {"x|q", true},      {"x)|(q", false},       {"m)|(q", true},
-      {"q$", true},     {"(?i:M.Q)", true}, {"(?P<n>q)", true},     {"\\\\w", true},
-      {"[a-z]", true},  {"", false},        {"q.", false},          {"(?=q)q", true},
-      {"m.q{1}", true}, {"m.q{2}", false},  {"(?:m\\\\.)?q", true},
+      {"q", true},         {"m.q", true},          {".q", false},
+      {"m\\\\.q", true},   {"mxq", false},         {"m.*", true},
+      {"^m.q", true},      {"^q", false},          {"^m", false},
+      {"x|q", true},       {"x)|(q", false},       {"m)|(q", true},
+      {"q$", true},        {"(?i:M.Q)", true},     {"(?P<n>q)", true},
+      {"\\\\w", true},     {"[a-z]", true},        {"", false},
+      {"q.", false},       {"(?=q)q", true},       {"m.q{1}", true},
+      {"m.q{2}", false},   {"(?:m\\\\.)?q", true}, {"m.q{1,}", true},
+      {"[[]", false},      {"[]q]", true},         {"[^]m]", true},
+      {"(?<!x)q", true},   {"(?<=m\\\\.)q", true}, {"(?-i:Q)", false},
+      {"(?im-s:Q)", true}, {"\\\\x71", true},      {"m\\\\Wq", true},
+      {"[\\\\D]", true},   {"q{", false},          {"q{a}", false},
+      {"[{,2}q]", true},
   };
   struct clora__host_adapter layers;
   write_safetensors(
@@ -551,6 +558,32 @@ START_TEST(matches_patterns_as_python_does) {
     ck_ok(load_own(&layers));
     ck_assert_msg(layers.items[0].about.alpha == (rows[n].matches ? 6 : 2), "%s", rows[n].pattern);
     clora__host_free(&layers);
+  }
+}
+END_TEST
+
+/* What Python's re raises for or takes for something else, and PCRE2 would match by its own rules.
+ */
+START_TEST(refuses_patterns_that_python_reads_otherwise) {
+  static const char *const rows[] = {
+      "q{,2}",    "q{,}",     "q{ 2}",      "q{2, 3}",     "[[:alpha:]]", "[^[.a.]]",   "[a[=b=]]",
+      "\\\\h",    "\\\\R",    "\\\\K",      "\\\\Qq\\\\E", "\\\\X",       "\\\\N",      "\\\\C",
+      "\\\\v",    "\\\\V",    "\\\\Z",      "\\\\z",       "\\\\G",       "\\\\e",      "\\\\cA",
+      "\\\\pL",   "\\\\P{L}", "\\\\o{161}", "\\\\u0071",   "\\\\x{71}",   "\\\\x7",     "\\\\g1",
+      "\\\\k<n>", "(q)\\\\3", "[\\\\h]",    "(?|q|r)",     "(?i)q",       "q(?s)",      "(?x:q)",
+      "(?^:q)",   "(?i-:q)",  "(?P=n)",     "(?P>n)",      "(?<n>q)",     "(?'n'q)",    "(?R)",
+      "(?1)",     "(?(1)q)",  "(?>q)",      "(?#q)q",      "(?C1)q",      "(?<=x|mm)q", "(*ACCEPT)",
+      "(*:q)",    "?|q",      "*:q)",
+  };
+  write_safetensors(
+      own("adapter_model.safetensors"),
+      "{" ENTRY(A, "F16", "[4,3]", "[0,24]") "," ENTRY(B, "F16", "[5,4]", "[24,64]") "}", 64);
+  for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+    char changes[256];
+    snprintf(changes, sizeof changes, "{\"alpha_pattern\": {\"%s\": 6}}", rows[n]);
+    make_config(changes);
+    ck_fails(try_own(), CLORA_UNSUPPORTED, "which is not of the part of Python's regular");
+    ck_assert_ptr_nonnull(strstr(clora_error(), "\"alpha_pattern\": the key \""));
   }
 }
 END_TEST
@@ -634,5 +667,5 @@ TEST_MAIN("peft", agrees_with_peft, refuses_what_is_wrong_on_the_stock_base_and_
           accepts_harmless_configs, refuses_configs, refuses_config_files, misses_modules_to_save,
           knows_the_copies_of_the_base_s_own, refuses_tensors, refuses_values_that_are_not_finite,
           carries_no_value_that_is_not_finite, mixes_dtypes_in_f32, matches_patterns_as_python_does,
-          takes_the_first_pattern_in_the_file, defaults_are_peft_s, refuses_missing_files,
-          refuses_every_other_length)
+          refuses_patterns_that_python_reads_otherwise, takes_the_first_pattern_in_the_file,
+          defaults_are_peft_s, refuses_missing_files, refuses_every_other_length)

@@ -14,6 +14,7 @@
 #include "file/bytes.h"
 #include "file/format.h"
 #include "file/json.h"
+#include "file/peft_pattern.h"
 
 /* Patterns are a stranger's regular expressions. A whole load may take MATCH_STEPS, about ten
  * seconds; each match has its share, and one with fewer than MATCH_SHARE would refuse honest keys
@@ -118,6 +119,11 @@ static clora_status read_alpha(struct clora__peft_config *config, const struct f
 static clora_status compile_pattern(struct clora__peft_config *config, const char *field,
                                     const char *key, pcre2_code **code) {
   size_t size = strlen(key) + sizeof "(.*\\.)?()$", offset;
+  const char *foreign = clora__pattern_foreign(key);
+  CHECK(foreign == NULL, CLORA_UNSUPPORTED,
+        "%s: \"%s\": the key \"%s\" has \"%s\" at byte %zu, which is not of the part of Python's "
+        "regular expressions that is supported",
+        config->path, field, QUOTE(key), QUOTE(foreign), (size_t)(foreign - key));
   char *text;
   TRY(clora__allocate(size, 1, &text));
   size_t length = (size_t)snprintf(text, size, "(.*\\.)?(%s)$", key);
