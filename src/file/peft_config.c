@@ -97,6 +97,27 @@ static clora_status read_bias(struct clora__peft_config *config, const struct fi
   return clora__json_flag(config->path, field->name, value, &config->has_bias);
 }
 
+/* Which of the base's biases are in the file, to be carried along. */
+static clora_status read_base_biases(struct clora__peft_config *config, const struct field *field,
+                                     const json_t *value) {
+  bool is_known = json_is_null(value) || is_text(value, "none") || is_text(value, "all") ||
+                  is_text(value, "lora_only");
+  CHECK(is_known, CLORA_BAD_FILE, "%s: \"%s\" is %s, not \"none\", \"all\" or \"lora_only\"",
+        config->path, field->name,
+        json_is_string(value) ? QUOTE(json_string_value(value)) : "no string");
+  return CLORA_OK;
+}
+
+/* Training alone drops; what is no probability says that the file is no config. */
+static clora_status read_dropout(struct clora__peft_config *config, const struct field *field,
+                                 const json_t *value) {
+  double p;
+  TRY(clora__json_number(config->path, field->name, value, &p));
+  CHECK(p >= 0 && p < 1, CLORA_BAD_FILE, "%s: \"%s\" is %g, at least 0 and below 1 is expected",
+        config->path, field->name, p);
+  return CLORA_OK;
+}
+
 static clora_status check_rank(const char *path, const char *key, const json_t *value, size_t *r) {
   CHECK(clora__json_size(value, r) && *r >= 1, CLORA_BAD_FILE,
         "%s: \"%s\" is not an integer of at least 1", path, QUOTE(key));
@@ -201,6 +222,8 @@ static const struct field fields[] = {
     {"fan_in_fan_out", read_fan, NULL}, /* how the base is stored; x A B is the same */
     {"use_dora", read_dora, NULL},
     {"lora_bias", read_bias, NULL},
+    {"bias", read_base_biases, NULL},
+    {"lora_dropout", read_dropout, NULL},
 
     {"trainable_token_indices", read_off, "tokens of the base were trained; " CLORA__PEFT_MERGE},
     {"target_parameters", read_off,
@@ -216,7 +239,6 @@ static const struct field fields[] = {
 
     {"auto_mapping", NULL, NULL},
     {"base_model_name_or_path", NULL, NULL},
-    {"bias", NULL, NULL}, /* which of the base's biases are in the file, to be carried along */
     {"corda_config", NULL, NULL}, /* the *_config below count only with init_lora_weights */
     {"ensure_weight_tying", NULL, NULL},
     {"eva_config", NULL, NULL},
@@ -225,11 +247,10 @@ static const struct field fields[] = {
     {"layers_pattern", NULL, NULL},
     {"layers_to_transform", NULL, NULL},
     {"loftq_config", NULL, NULL},
-    {"lora_dropout", NULL, NULL},
     {"lora_ga_config", NULL, NULL},
     {"megatron_config", NULL, NULL},
     {"megatron_core", NULL, NULL},
-    {"modules_to_save", NULL, NULL}, /* likewise */
+    {"modules_to_save", NULL, NULL}, /* which are in the file, to be carried along */
     {"peft_version", NULL, NULL},
     {"qalora_group_size", NULL, NULL}, /* counts only with use_qalora */
     {"revision", NULL, NULL},
