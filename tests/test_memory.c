@@ -113,14 +113,15 @@ static const struct subject large[] = {
     {"l.B.npy", NULL, "l.A.npy", load_adapter, 2}, /* A and B are two files of 2 MiB */
 };
 
-static void save_large(const char *path) {
+static void save_large(const char *path, const char *other) {
   enum { DIM = 1024, R = 512 };
+  clora_layer_options options = {
+      .dim = DIM, .dim_out = DIM, .r = R, .mode = CLORA_EXPLICIT_SCALE, .scale = 1};
   clora_adapter *adapter;
   ck_ok(clora_adapter_create(&adapter));
-  ck_ok(clora_adapter_add_new(
-      adapter, "l",
-      &(clora_layer_options){
-          .dim = DIM, .dim_out = DIM, .r = R, .mode = CLORA_EXPLICIT_SCALE, .scale = 1}));
+  ck_ok(clora_adapter_add_new(adapter, "l", &options));
+  options.dim = options.dim_out = 1;
+  if (other != NULL) ck_ok(clora_adapter_add_new(adapter, other, &options));
   ck_ok(clora_adapter_save(adapter, path));
   clora_adapter_destroy(adapter);
 }
@@ -128,7 +129,7 @@ static void save_large(const char *path) {
 START_TEST(a_large_file_costs_its_values_once) {
   for (size_t n = 0; n < sizeof large / sizeof *large; n++) {
     size_t bytes;
-    save_large(own(large[n].path));
+    save_large(own(large[n].path), NULL);
     const char *path = own(large[n].file);
     char *file = read_file(path, &bytes);
     ck_assert_uint_gt(bytes, 2 << 20);
@@ -142,6 +143,28 @@ START_TEST(a_large_file_costs_its_values_once) {
     struct subject cut = large[n];
     cut.times = n < 3 ? 0 : 1; /* refused before a value is read; but for A, before B is opened */
     ck_assert_uint_eq(try(&cut), 1);
+    free(file);
+  }
+}
+END_TEST
+
+/* Of a small layer behind the large one B has another's name. */
+START_TEST(a_missing_half_costs_its_header) {
+  static const char *const halves[] = {"other.weight.lora_b", "other.lora_up", "other.lora_B"};
+  for (size_t n = 0; n < sizeof halves / sizeof *halves; n++) {
+    size_t bytes, at = 0, length = strlen(halves[n]);
+    save_large(own(large[n].path), "other");
+    const char *path = own(large[n].file);
+    char *file = read_file(path, &bytes);
+    while (at + length < bytes && memcmp(file + at, halves[n], length) != 0) at++;
+    file[at] = 'p';
+    write_file(path, file, bytes);
+    struct subject broken = large[n];
+    broken.times = 0;
+    ck_assert_uint_eq(try(&broken), 1);
+    ck_assert_msg(strstr(clora_error(), "has no other half") != NULL, "%s", clora_error());
+    printf("memory: %-30s %zu bytes, half a layer: %ld bytes of memory\n", large[n].file, bytes,
+           memory_peak);
     free(file);
   }
 }
@@ -353,4 +376,5 @@ START_TEST(hostile_gguf) {
 END_TEST
 
 TEST_MAIN("memory", damaged_files_cost_no_more_than_their_size, a_large_file_costs_its_values_once,
-          hostile_headers, hostile_layers, hostile_indices, hostile_configs, hostile_gguf)
+          a_missing_half_costs_its_header, hostile_headers, hostile_layers, hostile_indices,
+          hostile_configs, hostile_gguf)

@@ -414,21 +414,32 @@ static clora_status read_values(const struct gguf *gguf, const struct tensor *te
   return CLORA_OK;
 }
 
-static clora_status read_layer(const struct gguf *gguf, const char *module, const struct tensor *a,
-                               const struct tensor *b, struct clora__host_adapter *adapter) {
-  bool is_embedding = strcmp(module, CLORA__GGUF_EMBEDDING) == 0;
+/* Of the embedding's A, rank lies along the contiguous dimension. */
+static bool is_embedding(const char *module) {
+  return strcmp(module, CLORA__GGUF_EMBEDDING) == 0;
+}
+
+static clora_status check_layer(const struct gguf *gguf, const char *module, const struct tensor *a,
+                                const struct tensor *b) {
   CHECK(a->dimensions == 2 && b->dimensions == 2, CLORA_UNSUPPORTED,
         "%s: tensors \"%s\" and \"%s\" have %zu and %zu dimensions, matrices are supported",
         gguf->file.path, QUOTE(a->name), QUOTE(b->name), a->dimensions, b->dimensions);
-  size_t r = is_embedding ? a->ne[0] : a->ne[1];
+  size_t r = a->ne[is_embedding(module) ? 0 : 1];
   CHECK(r == b->ne[0], CLORA_BAD_FILE, "%s: tensor \"%s\" has rank %zu, its other half \"%s\" %zu",
         gguf->file.path, QUOTE(a->name), r, QUOTE(b->name), b->ne[0]);
+  return CLORA_OK;
+}
+
+static clora_status read_layer(const struct gguf *gguf, const char *module, const struct tensor *a,
+                               const struct tensor *b, struct clora__host_adapter *adapter) {
+  bool embeds = is_embedding(module);
+  size_t r = b->ne[0];
   clora_adapter_layer about = {.name = module,
-                               .d_in = is_embedding ? a->ne[1] : a->ne[0],
+                               .d_in = a->ne[embeds ? 1 : 0],
                                .d_out = b->ne[1],
                                .r = r,
-                               .kind = is_embedding ? CLORA_EMBEDDING : CLORA_LINEAR,
-                               .base_transposed = is_embedding,
+                               .kind = embeds ? CLORA_EMBEDDING : CLORA_LINEAR,
+                               .base_transposed = embeds,
                                .mode = gguf->alpha != 0 ? CLORA_ALPHA_OVER_R : CLORA_EXPLICIT_SCALE,
                                .alpha = gguf->alpha != 0 ? gguf->alpha : (double)r,
                                .a_dtype = a->type->dtype,
@@ -440,7 +451,7 @@ static clora_status read_layer(const struct gguf *gguf, const char *module, cons
   TRY(clora__host_check(gguf->file.path, &about));
   struct clora__host_layer *layer;
   TRY(clora__host_add_from(gguf->file.path, adapter, &about, &layer));
-  TRY(read_values(gguf, a, !is_embedding, layer->a));
+  TRY(read_values(gguf, a, !embeds, layer->a));
   return read_values(gguf, b, true, layer->b);
 }
 
@@ -449,9 +460,10 @@ static bool has_ending(const char *name, const char *ending) {
   return length > end && strcmp(name + length - end, ending) == 0;
 }
 
-/* Reads the layer that a tensor is half of, once: when the tensor is lora_a. */
-static clora_status read_half(const struct gguf *gguf, const struct tensor *tensor,
-                              struct clora__host_adapter *adapter) {
+/* Checks the layer that a tensor is half of, or reads it, once: when the tensor is lora_a. adapter
+ * is NULL while all are checked. */
+static clora_status visit_half(const struct gguf *gguf, const struct tensor *tensor,
+                               struct clora__host_adapter *adapter) {
   const char *name = tensor->name;
   bool is_a = has_ending(name, A_ENDING), is_b = has_ending(name, B_ENDING);
   CHECK(is_a || is_b, CLORA_UNSUPPORTED,
@@ -467,13 +479,15 @@ static clora_status read_half(const struct gguf *gguf, const struct tensor *tens
         gguf->file.path, QUOTE(name), QUOTE(key.name));
   if (is_b) return CLORA_OK;
   key.name[strlen(name) - strlen(A_ENDING)] = '\0';
+  if (adapter == NULL) return check_layer(gguf, key.name, tensor, other);
   return read_layer(gguf, key.name, tensor, other, adapter);
 }
 
 static clora_status load(struct gguf *gguf, struct clora__host_adapter *adapter) {
   TRY(read_header(gguf));
   TRY(check_adapter(gguf));
-  for (size_t n = 0; n < gguf->count; n++) TRY(read_half(gguf, &gguf->tensors[n], adapter));
+  for (size_t n = 0; n < gguf->count; n++) TRY(visit_half(gguf, &gguf->tensors[n], NULL));
+  for (size_t n = 0; n < gguf->count; n++) TRY(visit_half(gguf, &gguf->tensors[n], adapter));
   adapter->has_bare_names = gguf->has_bare_names;
   size_t length = strlen(gguf->architecture);
   if (length == 0) return CLORA_OK;

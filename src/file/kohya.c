@@ -133,7 +133,6 @@ static clora_status read_layer(const struct clora__safetensors *opened, const ch
                                const struct clora__tensor *down, const struct clora__tensor *up,
                                const struct clora__tensor *alpha,
                                struct clora__host_adapter *adapter) {
-  TRY(clora__check_factors(opened->file.path, down, up));
   clora_adapter_layer about = {.name = module,
                                .d_in = down->shape[1],
                                .d_out = up->shape[0],
@@ -167,10 +166,11 @@ static size_t find_ending(const char *name) {
   return n;
 }
 
-/* Reads the module that a tensor is part of, once: when the tensor is the down half. */
-static clora_status read_tensor(const struct clora__safetensors *opened,
-                                const struct clora__tensor *tensor,
-                                struct clora__host_adapter *adapter) {
+/* Checks the module that a tensor is part of, or reads it, once: when the tensor is the down half.
+ * adapter is NULL while all are checked. */
+static clora_status visit_tensor(const struct clora__safetensors *opened,
+                                 const struct clora__tensor *tensor,
+                                 struct clora__host_adapter *adapter) {
   const char *path = opened->file.path, *name = tensor->name;
   size_t n = find_ending(name);
   char module[CLORA__TENSOR_NAME_BYTES + 1], other[CLORA__TENSOR_NAME_BYTES + 1];
@@ -184,6 +184,7 @@ static clora_status read_tensor(const struct clora__safetensors *opened,
   const struct clora__tensor *up = find_part(opened, module, UP, other);
   CHECK(up != NULL, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"", path, QUOTE(name),
         QUOTE(other));
+  if (adapter == NULL) return clora__check_factors(path, tensor, up);
   return read_layer(opened, module, tensor, up, alpha, adapter);
 }
 
@@ -194,7 +195,10 @@ static clora_status load(const struct clora__safetensors *opened,
     if (find_ending(name) == ENDINGS) return fail_foreign(opened->file.path, name);
   }
   for (size_t n = 0; n < opened->count; n++) {
-    TRY(read_tensor(opened, &opened->tensors[n], adapter));
+    TRY(visit_tensor(opened, &opened->tensors[n], NULL));
+  }
+  for (size_t n = 0; n < opened->count; n++) {
+    TRY(visit_tensor(opened, &opened->tensors[n], adapter));
   }
   CHECK(adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", opened->file.path);
   adapter->strings = json_incref(opened->metadata);

@@ -26,6 +26,7 @@ struct peft {
   struct clora__safetensors tensors;
   struct clora__peft_name wanted; /* holds the name of the adapter that is read */
   struct clora__host_adapter *adapter;
+  bool reads; /* values; false while names, halves and shapes of all tensors are checked first */
 };
 
 /* ---- tensors that are no part of a layer ---- */
@@ -107,6 +108,7 @@ static clora_status carry(const struct peft *peft, const struct clora__tensor *t
   CHECK(other == NULL || other == tensor, CLORA_BAD_FILE,
         "%s: tensors \"%s\" and \"%s\" replace the same one of the base", peft->tensor_path,
         QUOTE(tensor->name), QUOTE(plain));
+  if (!peft->reads) return CLORA_OK;
   TRY(clora__carry_tensor(&peft->tensors, tensor, name, peft->adapter));
   peft->adapter->tensors[peft->adapter->tensor_count - 1].about.is_base_copy = is_base_copy;
   return CLORA_OK;
@@ -185,16 +187,25 @@ static clora_status find_parts(const struct peft *peft, const struct clora__peft
                     "magnitude vector");
 }
 
+static clora_status check_layer(const struct peft *peft, const struct clora__peft_name *split,
+                                const struct layer_parts *parts) {
+  const struct clora__tensor *a = parts->a, *b = parts->b;
+  const char *path = peft->tensor_path;
+  TRY(clora__check_factors(path, a, b));
+  if (parts->bias != NULL) TRY(clora__check_vector(path, parts->bias, b->shape[0]));
+  if (parts->magnitude != NULL) TRY(clora__check_vector(path, parts->magnitude, b->shape[0]));
+  struct clora__peft_name other = *split;
+  other.is_embedding = !split->is_embedding;
+  CHECK(find_part(peft, &other, CLORA__PEFT_A) == NULL, CLORA_BAD_FILE,
+        "%s: the module of tensor \"%s\" is adapted as a linear layer and as an embedding", path,
+        QUOTE(a->name));
+  return CLORA_OK;
+}
+
 static clora_status read_layer(const struct peft *peft, const struct clora__peft_name *split,
                                const struct layer_parts *parts) {
   char module[CLORA__TENSOR_NAME_BYTES + 1];
   const struct clora__tensor *a = parts->a, *b = parts->b;
-  TRY(clora__check_factors(peft->tensor_path, a, b));
-  struct clora__peft_name other = *split;
-  other.is_embedding = !split->is_embedding;
-  CHECK(find_part(peft, &other, CLORA__PEFT_A) == NULL, CLORA_BAD_FILE,
-        "%s: the module of tensor \"%s\" is adapted as a linear layer and as an embedding",
-        peft->tensor_path, QUOTE(a->name));
   snprintf(module, sizeof module, "%.*s", (int)split->module_length, split->module);
   clora_adapter_layer about = {
       .name = module,
@@ -219,10 +230,10 @@ static clora_status read_layer(const struct peft *peft, const struct clora__peft
   const struct clora__tensor *extra = parts->bias != NULL ? parts->bias : parts->magnitude;
   if (extra != NULL) layer->extra = clora__stored_dtype(extra);
   if (parts->bias != NULL) {
-    TRY(clora__read_vector(&peft->tensors, parts->bias, about.d_out, layer->bias));
+    TRY(clora__read_vector(&peft->tensors, parts->bias, layer->bias));
   }
   if (parts->magnitude == NULL) return CLORA_OK;
-  return clora__read_vector(&peft->tensors, parts->magnitude, about.d_out, layer->magnitude);
+  return clora__read_vector(&peft->tensors, parts->magnitude, layer->magnitude);
 }
 
 static bool is_wanted(const struct peft *peft, const struct clora__peft_name *split) {
@@ -231,15 +242,15 @@ static bool is_wanted(const struct peft *peft, const struct clora__peft_name *sp
          (length == 0 || memcmp(split->adapter, peft->wanted.adapter, length) == 0);
 }
 
-/* Reads the layer that a tensor is part of, once: when the tensor is A. */
-static clora_status read_tensor(const struct peft *peft, const struct clora__tensor *tensor) {
+/* Checks or reads the layer that a tensor is part of, once: when the tensor is A. */
+static clora_status visit_tensor(const struct peft *peft, const struct clora__tensor *tensor) {
   struct clora__peft_name split;
   if (!clora__peft_split(tensor->name, &split)) return carry(peft, tensor);
   if (!is_wanted(peft, &split)) return CLORA_OK;
   struct layer_parts parts = {.a = tensor};
   if (split.role == CLORA__PEFT_A) {
     TRY(find_parts(peft, &split, &parts));
-    return read_layer(peft, &split, &parts);
+    return peft->reads ? read_layer(peft, &split, &parts) : check_layer(peft, &split, &parts);
   }
   char other[CLORA__TENSOR_NAME_BYTES + 1];
   bool has_a = find_part(peft, &split, CLORA__PEFT_A) != NULL;
@@ -251,6 +262,13 @@ static clora_status read_tensor(const struct peft *peft, const struct clora__ten
   clora__peft_join(&split, CLORA__PEFT_A, other, sizeof other);
   CHECK(has_a, CLORA_BAD_FILE, "%s: tensor \"%s\" has no other half \"%s\"", peft->tensor_path,
         QUOTE(tensor->name), QUOTE(other));
+  return CLORA_OK;
+}
+
+static clora_status visit_tensors(const struct peft *peft) {
+  for (size_t n = 0; n < peft->tensors.count; n++) {
+    TRY(visit_tensor(peft, &peft->tensors.tensors[n]));
+  }
   return CLORA_OK;
 }
 
@@ -327,9 +345,9 @@ static clora_status load(const char *path, const clora_load_options *options, st
   CHECK(peft->tensors.count > 0, CLORA_BAD_FILE, "%s: has no tensors", peft->tensor_path);
   TRY(choose_adapter(peft, options->name));
   TRY(clora__peft_config_expect(&peft->config, peft->tensors.count));
-  for (size_t n = 0; n < peft->tensors.count; n++) {
-    TRY(read_tensor(peft, &peft->tensors.tensors[n]));
-  }
+  TRY(visit_tensors(peft));
+  peft->reads = true;
+  TRY(visit_tensors(peft));
   CHECK(peft->adapter->count > 0, CLORA_BAD_FILE, "%s: has no LoRA layers", peft->tensor_path);
   TRY(check_modules(peft));
   peft->adapter->config = json_incref(peft->config.json);

@@ -67,12 +67,17 @@ clora_status clora__read_transposed(const struct clora__safetensors *opened,
   return CLORA_OK;
 }
 
-clora_status clora__read_vector(const struct clora__safetensors *opened,
-                                const struct clora__tensor *tensor, size_t count, float *values) {
+clora_status clora__check_vector(const char *path, const struct clora__tensor *tensor,
+                                 size_t count) {
   CHECK(tensor->rank == 1 && tensor->count == count, CLORA_BAD_FILE,
-        "%s: tensor \"%s\" has %zu dimensions and %zu values, a vector of %zu is expected",
-        opened->file.path, QUOTE(tensor->name), tensor->rank, tensor->count, count);
-  return read_finite(opened, tensor, 0, count, values);
+        "%s: tensor \"%s\" has %zu dimensions and %zu values, a vector of %zu is expected", path,
+        QUOTE(tensor->name), tensor->rank, tensor->count, count);
+  return CLORA_OK;
+}
+
+clora_status clora__read_vector(const struct clora__safetensors *opened,
+                                const struct clora__tensor *tensor, float *values) {
+  return read_finite(opened, tensor, 0, tensor->count, values);
 }
 
 /* By the rule of A and B; what cannot be computed with is not looked at. */

@@ -18,9 +18,13 @@ clora_dtype clora__stored_dtype(const struct clora__tensor *tensor);
 clora_status clora__read_transposed(const struct clora__safetensors *opened,
                                     const struct clora__tensor *tensor, float *values);
 
-/* Reads `count` finite values of a vector. */
+/* Checks that a tensor is a vector of `count` values. */
+clora_status clora__check_vector(const char *path, const struct clora__tensor *tensor,
+                                 size_t count);
+
+/* Reads the values of a vector; only finite ones. */
 clora_status clora__read_vector(const struct clora__safetensors *opened,
-                                const struct clora__tensor *tensor, size_t count, float *values);
+                                const struct clora__tensor *tensor, float *values);
 
 /* Copies a tensor as it is into the adapter, under another name. */
 clora_status clora__carry_tensor(const struct clora__safetensors *opened,
