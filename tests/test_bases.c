@@ -119,4 +119,27 @@ START_TEST(refuses_bases_that_disagree) {
 }
 END_TEST
 
-TEST_MAIN("bases", reads_one_tensor, reads_the_values, refuses_bases_that_disagree)
+START_TEST(refuses_folders_that_do_not_say_their_base) {
+  const char *folder = own("folder");
+  clora_base *base;
+  mkdir(folder, 0777);
+  ck_fails(clora_base_open(&folder, 1, &base), CLORA_BAD_FILE, "a folder with neither model");
+  write_file(own("folder/pytorch_model.bin"), "PK\3\4", 4);
+  ck_fails(clora_base_open(&folder, 1, &base), CLORA_UNSUPPORTED,
+           "folder/pytorch_model.bin: a pickle, which can run code, is never opened");
+  write_safetensors(own("folder/model.safetensors"), "{" ENTRY("w", "F32", "[1]", "[0,4]") "}", 4);
+  ck_ok(clora_base_open(&folder, 1, &base));
+  clora_base_close(base);
+  write_file(own("folder/model.safetensors.index.json"),
+             "{\"weight_map\": {\"w\": \"model.safetensors\"}}", 42);
+  ck_fails(clora_base_open(&folder, 1, &base), CLORA_INVALID_ARGUMENT,
+           "folder/model.safetensors: either may be the base");
+  ck_assert_ptr_nonnull(strstr(clora_error(), "folder/model.safetensors.index.json and "));
+  const char *index = own("folder/model.safetensors.index.json");
+  ck_ok(clora_base_open(&index, 1, &base));
+  clora_base_close(base);
+}
+END_TEST
+
+TEST_MAIN("bases", reads_one_tensor, reads_the_values, refuses_bases_that_disagree,
+          refuses_folders_that_do_not_say_their_base)

@@ -11,6 +11,7 @@
 
 #define INDEX "model.safetensors.index.json"
 #define SINGLE "model.safetensors"
+#define PICKLE "pytorch_model.bin"
 
 /* An index has about 100 bytes for each tensor. */
 enum { INDEX_BYTES = 32 << 20, SHARDS = 4096 };
@@ -99,20 +100,49 @@ static clora_status find_map(struct clora__json *index, struct clora__json *map)
   return is_found ? CLORA_OK : fail_map(index->path);
 }
 
-/* The file that stands for a folder: its index, else its only file. */
-static clora_status find_in_folder(const char *folder, char **path) {
-  static const char *const names[] = {INDEX, SINGLE};
-  for (size_t n = 0; n < 2; n++) {
-    struct clora__file file;
-    TRY(clora__join(folder, names[n], path));
-    if (clora__file_open(*path, &file) == CLORA_OK) {
-      clora__file_close(&file);
-      return CLORA_OK;
-    }
-    free(*path);
-    *path = NULL;
+/* The path of the folder's file of this name; NULL: there is none. */
+static clora_status find_file(const char *folder, const char *name, char **path) {
+  struct clora__file file;
+  TRY(clora__join(folder, name, path));
+  if (clora__file_open(*path, &file) == CLORA_OK) {
+    clora__file_close(&file);
+    return CLORA_OK;
   }
+  free(*path);
+  *path = NULL;
+  return CLORA_OK;
+}
+
+/* Of two nobody but the user knows which is the model. */
+static clora_status check_alone(const char *index, const char *single) {
+  CHECK(index == NULL || single == NULL, CLORA_INVALID_ARGUMENT,
+        "%s and %s: either may be the base: give the path of the one that is", index, single);
+  return CLORA_OK;
+}
+
+static clora_status fail_without(const char *folder) {
+  char *pickle;
+  TRY(find_file(folder, PICKLE, &pickle));
+  clora_status status = pickle != NULL ? clora__refuse_pickle(pickle) : CLORA_OK;
+  free(pickle);
+  TRY(status);
   FAIL(CLORA_BAD_FILE, "%s: a folder with neither " INDEX " nor " SINGLE, folder);
+}
+
+/* The file that stands for a folder: its index or its only file. */
+static clora_status find_in_folder(const char *folder, char **path) {
+  char *single = NULL;
+  TRY(find_file(folder, INDEX, path));
+  clora_status status = find_file(folder, SINGLE, &single);
+  if (status == CLORA_OK) status = check_alone(*path, single);
+  if (status == CLORA_OK && *path == NULL && single == NULL) status = fail_without(folder);
+  if (status == CLORA_OK && *path == NULL) {
+    *path = single;
+    return CLORA_OK;
+  }
+  free(single);
+  if (status != CLORA_OK) free(*path);
+  return status;
 }
 
 /* ---- their tensors ---- */

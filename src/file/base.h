@@ -21,7 +21,7 @@ struct clora__base {
 };
 
 /* Opens files, an index (NAME.index.json, which names its shards beside it), or a folder with
- * either. A name in two shards is refused, as is an index that disagrees with its shards. Only
+ * one of them. A name in two shards is refused, as is an index that disagrees with its shards. Only
  * headers are read. close() is for a base that opened. */
 clora_status clora__base_open(const char *const *paths, size_t count, struct clora__base *base);
 void clora__base_close(struct clora__base *base);
