@@ -178,6 +178,12 @@ done
 expect 0 run first -x x.npy --variant plain --expect w.npy --json
 is_json layer device rows dtype variants forward_ms prepare_ms error_over_bound ok
 says out '"ok": true' 'shrink plain: serves'
+cp x.npy same.npy
+for input in "-x ./same.npy" "-x x.npy --expect ./same.npy" "-x x.npy --base ./same.npy"; do
+  expect 2 run first $input -o same.npy
+  says err '^clora run: -o is same.npy, which is read: write y to another file$'
+  cmp -s x.npy same.npy || fail "an input was written over"
+done
 expect 0 run first -x x3.npy -o y3.npy
 says out '^wrote +y3.npy \[1, 5, 3\]$'
 expect 0 run first -x x1.npy -o y1.npy

@@ -37,7 +37,7 @@ static const struct subject {
     {"m.gguf", FORMATS "gguf/lora-q8_0.gguf", "m.gguf", load_adapter, 4},
     {"m.safetensors", FORMATS "kohya/sd_f16.safetensors", "m.safetensors", load_adapter, 2},
     {"m.A.npy", TEST_DATA "/seed/example1.A.f32.npy", "m.A.npy", load_adapter, 1},
-    {"m.npy", TEST_DATA "/npy/f8.npy", "m.npy", load_npy, 1},
+    {"m.npy", TEST_DATA "/npy/f4.npy", "m.npy", load_npy, 1},
     {"base.safetensors", FORMATS "dora/base.safetensors", "base.safetensors", open_base, 1},
     {"peft/adapter_model.safetensors", FORMATS "lora_bias/adapter_model.safetensors", "peft",
      load_adapter, 1},

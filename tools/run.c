@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "commands.h"
 #include "run_base.h"
@@ -394,7 +395,24 @@ static int run_job(struct tool *tool, struct job *job) {
                    request->expect, job->error);
 }
 
+static bool is_same_file(const char *one, const char *other) {
+  struct stat a, b;
+  return stat(one, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* --y may be: it is what y was before. */
+static int check_output(struct tool *tool, const struct request *request) {
+  const char *const inputs[] = {request->x, request->adapter, request->base, request->expect};
+  for (size_t n = 0; n < sizeof inputs / sizeof *inputs; n++) {
+    if (inputs[n] == NULL || !is_same_file(request->output, inputs[n])) continue;
+    return tool_fail(tool, TOOL_USAGE, "-o is %s, which is read: write y to another file",
+                     request->output);
+  }
+  return TOOL_OK;
+}
+
 static int check_request(struct tool *tool, const struct request *request) {
+  if (request->output != NULL) TOOL_TRY(check_output(tool, request));
   if (request->output == NULL && request->expect == NULL) {
     return tool_fail(tool, TOOL_USAGE, "-o is missing; only with --expect may it be left out");
   }

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "file/npy.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -216,6 +217,19 @@ static clora_status read_header(const struct clora__file *file, struct header *h
   return check_size(file, header);
 }
 
+/* Of f64: no finite value has become infinite. */
+static clora_status check_range(const struct clora__file *file, const struct header *header) {
+  for (size_t n = 0; n < header->array.count; n++) {
+    unsigned char bytes[8];
+    if (!isinf(header->array.values[n])) continue;
+    TRY(clora__file_read(file, header->data_at + n * sizeof bytes, bytes, sizeof bytes));
+    double exact = clora__decode_f64(bytes);
+    CHECK(isinf(exact), CLORA_BAD_FILE,
+          "%s: has the value %g at element %zu, which f32 cannot hold", file->path, exact, n);
+  }
+  return CLORA_OK;
+}
+
 static clora_status load(const struct clora__file *file, clora_array *array, clora_dtype *stored) {
   struct header header = {0};
   TRY(read_header(file, &header));
@@ -224,6 +238,7 @@ static clora_status load(const struct clora__file *file, clora_array *array, clo
   TRY(room);
   clora_status status = clora__read_numbers(file, header.data_at, header.number, header.array.count,
                                             header.array.values, &header.array.rounded);
+  if (status == CLORA_OK && header.number == CLORA__F64) status = check_range(file, &header);
   if (status == CLORA_OK) {
     *array = header.array;
     *stored = header.number == CLORA__F16 ? CLORA_F16 : CLORA_F32;
