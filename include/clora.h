@@ -565,7 +565,11 @@ typedef struct clora_adapter_layer {
   bool a_is_q8_0, b_is_q8_0; /* stored in GGUF's 8 bits, whose values f32, the dtype then, holds */
   bool has_bias;             /* B has a bias [d_out]: y += scale * bias (PEFT's lora_bias) */
   bool has_magnitude;        /* DoRA: see clora_adapter_dora() */
-  bool base_transposed; /* the base keeps this W as [d_in, d_out], not PyTorch's [d_out, d_in] */
+  bool base_transposed; /* the base keeps this W as [d_in, d_out], not PyTorch's [d_out, d_in]. Of a
+                           PEFT adapter this is its fan_in_fan_out, one word for all layers: one
+                           over Conv1D and Linear layers alike does not say which is which, and of
+                           a square W, whose shape does not tell, this may be wrong; see
+                           clora_adapter_transpose_base() */
 } clora_adapter_layer;
 
 /* A tensor that belongs to no layer: one of the base that was trained whole (modules_to_save, the
