@@ -18,11 +18,13 @@ static clora_status check_summable(const clora_adapter_layer *about) {
 }
 
 static clora_status check_alike(const clora_adapter_layer *one, const clora_adapter_layer *other) {
-  CHECK(one->kind == other->kind && one->d_in == other->d_in && one->d_out == other->d_out &&
-            one->base_transposed == other->base_transposed,
+  CHECK(one->kind == other->kind && one->d_in == other->d_in && one->d_out == other->d_out,
         CLORA_INVALID_ARGUMENT,
         "layer \"%s\" is %zu -> %zu in one adapter and %zu -> %zu, or of another kind, in the next",
         QUOTE(one->name), one->d_in, one->d_out, other->d_in, other->d_out);
+  CHECK(one->base_transposed == other->base_transposed, CLORA_INVALID_ARGUMENT,
+        "layer \"%s\" has a transposed base (fan_in_fan_out) in one adapter and not in the other",
+        QUOTE(one->name));
   return CLORA_OK;
 }
 

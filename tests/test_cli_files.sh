@@ -18,6 +18,7 @@ says err 'the adapter is right only over the base that this initialisation chang
 expect 0 inspect "$formats/pissa/raw" --changed-base
 says out '^right only over the base that its initialisation changed: pissa$'
 expect 1 inspect "$formats/two_adapters"
+says err 'an adapter that is not named default lies in a subfolder of its name: --adapter NAME'
 expect 0 inspect "$formats/two_adapters" --adapter law
 says out '^4 layers'
 expect 0 inspect "$formats/two_adapters" --adapter news --json

@@ -162,6 +162,12 @@ START_TEST(refuses_what_cannot_be_summed) {
   bias->host.items[0].about.name = strdup(plain->host.items[0].about.name);
   const clora_combine_part unlike[] = {{plain, 1}, {bias, 1}};
   ck_fails(clora_adapter_combine(unlike, 2, &sum), CLORA_INVALID_ARGUMENT, "in one adapter and");
+  clora_adapter *transposed = load(FORMATS "plain");
+  ck_ok(clora_adapter_transpose_base(transposed, 0, true));
+  const clora_combine_part turned[] = {{plain, 1}, {transposed, 1}};
+  ck_fails(clora_adapter_combine(turned, 2, &sum), CLORA_INVALID_ARGUMENT,
+           "has a transposed base (fan_in_fan_out) in one adapter and not in the other");
+  clora_adapter_destroy(transposed);
   clora_adapter_destroy(dora);
   clora_adapter_destroy(plain);
   clora_adapter_destroy(bias);

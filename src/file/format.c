@@ -41,7 +41,7 @@ static clora_status fail_unrecognised(const char *path) {
       ".safetensors file of kohya's kind, one .gguf file, or NAME.A.npy beside NAME.B.npy";
   CHECK(!clora__is_directory(path), CLORA_BAD_FILE,
         "%s: a folder without a readable adapter_config.json; %s (an adapter that is not named "
-        "default lies in a subfolder of its name)",
+        "default lies in a subfolder of its name: --adapter NAME)",
         path, expected);
   TRY(clora__refuse_pickle(path));
   FAIL(CLORA_BAD_FILE, "%s: a file of no known format; %s", path, expected);

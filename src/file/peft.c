@@ -294,7 +294,8 @@ static clora_status choose_adapter(struct peft *peft, const char *name) {
     snprintf(two, sizeof two, "%.*s", (int)split.adapter_length,
              split.adapter_length > 0 ? split.adapter : "");
     CHECK(!is_found || is_wanted(peft, &split), CLORA_INVALID_ARGUMENT,
-          "%s: holds several adapters, \"%s\" and \"%s\" among them: say which by its name",
+          "%s: holds several adapters, \"%s\" and \"%s\" among them: say which by its name "
+          "(--adapter)",
           peft->tensor_path, QUOTE(one), QUOTE(two));
     peft->wanted = split;
     is_found = true;
@@ -319,13 +320,24 @@ static clora_status name_files(const char *path, struct peft *peft) {
   return clora__join(path, PICKLE_FILE, &peft->pickle_path);
 }
 
+/* The initialisations that PEFT itself converts (save_pretrained() in its peft_model.py). */
+static bool has_conversion(const char *init) {
+  static const char *const names[] = {"pissa", "corda", "olora"};
+  for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+    if (strncmp(init, names[n], strlen(names[n])) == 0) return true;
+  }
+  return false;
+}
+
 static clora_status check_base(const struct peft *peft, const clora_load_options *options) {
   const char *init = peft->config.changed_base;
   CHECK(init == NULL || options->changed_base, CLORA_UNSUPPORTED,
         "%s: \"init_lora_weights\" is \"%s\": the adapter is right only over the base that this "
-        "initialisation changed; save it with save_pretrained(..., "
-        "path_initial_model_for_weight_conversion=...), or say that the base is the changed one",
-        peft->config.path, QUOTE(init));
+        "initialisation changed; %ssay that the base is the changed one (--changed-base)",
+        peft->config.path, QUOTE(init),
+        has_conversion(init) ? "save it with save_pretrained(..., "
+                               "path_initial_model_for_weight_conversion=...), or "
+                             : "");
   if (init == NULL) return CLORA_OK;
   TRY(clora__allocate(strlen(init) + 1, 1, &peft->adapter->changed_base));
   memcpy(peft->adapter->changed_base, init, strlen(init));
