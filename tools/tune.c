@@ -25,6 +25,7 @@ struct job {
   struct tool_session session;
   json_t *results;
   size_t found;
+  bool has_results;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -37,6 +38,7 @@ static void interrupt(int number) {
 static bool show(bool is_result, const char *message, void *user) {
   struct job *job = user;
   tool_end_progress(job->tool);
+  job->has_results |= is_result;
   if (!is_result) tool_progress(job->tool, "%s", message);
   if (is_result && job->tool->json) {
     json_array_append_new(job->results, tool_json_text(message));
@@ -131,6 +133,9 @@ static int tune(struct job *job, const struct request *request) {
   tool_catch_interrupts(interrupt, (int)SA_RESETHAND); /* a second one ends the program */
   TOOL_TRY(tune_shapes(job, request, shapes, count));
   if (!warned) warn_of_loss(job);
+  if (!job->has_results) {
+    fprintf(stderr, "clora tune: nothing was measured: building and checking took the budget\n");
+  }
   return conclude(job, "found", job->found);
 }
 

@@ -114,27 +114,41 @@ static struct clora__tuning tuning_of(const struct search *s, double gain) {
   return tuning;
 }
 
+/* The rules' knobs stand, also against an older tuning that served until now. */
+static clora_status keep_rules(struct search *s, const struct clora__plan *rules,
+                               const struct clora__plan *used) {
+  if (used->kernel == rules->kernel) return CLORA_OK;
+  s->best = *rules;
+  struct clora__tuning tuning = tuning_of(s, 1);
+  return clora__tuning_add(s->context, 1, &tuning);
+}
+
 /* Keeps the best knobs if they hold against the rules', or where the kernel with those is refused,
  * against those of the plan in use. */
 static clora_status conclude(struct search *s, const struct clora__plan *used) {
-  struct clora__knobs rules =
+  struct clora__knobs knobs =
       clora__variant_knobs(&s->context->device, s->best.variant, &s->problem);
-  struct clora__plan before;
+  struct clora__plan rules;
   struct clora__ratio gain;
-  char knobs[256];
+  char text[256];
   bool passed;
-  TRY(plan_with(s, &rules, &before, &passed));
-  if (!passed) before = *used;
-  if (before.kernel == s->best.kernel) {
-    tell(s->tuner, true, "%s: the rules are faster now", s->title);
+  TRY(plan_with(s, &knobs, &rules, &passed));
+  if (!passed) rules = *used;
+  if (rules.kernel == s->best.kernel) {
+    tell(s->tuner, true, "%s: %s", s->title,
+         used->kernel == rules.kernel ? "nothing faster was found" : "the rules are faster now");
+    return keep_rules(s, &rules, used);
+  }
+  TRY(clora__race(&s->track, &rules, &s->best, FINAL_ROUNDS, UINT64_MAX, &gain));
+  if (gain.low > 1 && used->kernel == s->best.kernel) {
+    tell(s->tuner, true, "%s: nothing faster was found", s->title);
     return CLORA_OK;
   }
-  TRY(clora__race(&s->track, &before, &s->best, FINAL_ROUNDS, UINT64_MAX, &gain));
   struct clora__tuning tuning = tuning_of(s, gain.median);
-  clora__tuning_text(&tuning, knobs, sizeof knobs);
-  tell(s->tuner, true, "%s: %s is %.3f [%.3f, %.3f] times as fast as the rules%s", s->title, knobs,
+  clora__tuning_text(&tuning, text, sizeof text);
+  tell(s->tuner, true, "%s: %s is %.3f [%.3f, %.3f] times as fast as the rules%s", s->title, text,
        gain.median, gain.low, gain.high, gain.low > 1 ? "" : ", which stand");
-  if (!(gain.low > 1)) return CLORA_OK;
+  if (!(gain.low > 1)) return keep_rules(s, &rules, used);
   s->tuner->found++;
   return clora__tuning_add(s->context, 1, &tuning);
 }
@@ -150,11 +164,7 @@ clora_status clora__tune(clora_context *context, const struct clora__plan *plan,
            clora_dtype_name(problem->in.dtype));
   TRY(clora__track_open(context, problem, scratch_bytes, &s.track));
   clora_status status = descend(&s);
-  if (status == CLORA_OK && s.best.kernel != plan->kernel) {
-    status = conclude(&s, plan);
-  } else if (status == CLORA_OK) {
-    tell(tuner, true, "%s: nothing faster was found", s.title);
-  }
+  if (status == CLORA_OK) status = conclude(&s, plan);
   clora__track_close(&s.track);
   return status;
 }
