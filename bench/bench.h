@@ -438,6 +438,7 @@ int bench_report_csv(const struct bench_run *run, const char *path);
 int bench_report_html(const struct bench_run *run, const char *path);
 void bench_draw_roofline(FILE *file, const struct bench_run *run, size_t device);
 void bench_draw_ratios(FILE *file, const struct bench_run *run, size_t device);
+int bench_check_floors(const char *path); /* whether it can be read, before anything is measured */
 int bench_report_floors(const struct bench_run *run, const char *path);
 
 #define BENCH_SCHEMA "clora-bench"

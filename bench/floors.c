@@ -129,6 +129,7 @@ static bool is_floor(const json_t *floor) {
   value = json_object_get(floor, "operation");
   if (value && !(json_is_string(value) && bench_find_op(json_string_value(value), &op)))
     return false;
+  if (dtypes != NULL && !json_is_array(dtypes)) return false;
   json_array_foreach(dtypes, i, name) {
     if (!json_is_string(name)) return false;
   }
@@ -147,26 +148,39 @@ static bool is_floor(const json_t *floor) {
 static int check_floors(const json_t *floors, const char *path) {
   const json_t *floor;
   size_t i;
-  if (!json_is_array(floors)) return bench_fail(BENCH_USAGE, "%s has no list \"floors\"", path);
+  if (json_array_size(floors) == 0)
+    return bench_fail(BENCH_USAGE, "%s has no \"floors\", or none in them", path);
   json_array_foreach(floors, i, floor) {
     if (!is_floor(floor)) return bench_fail(BENCH_USAGE, "%s: floor %zu is malformed", path, i);
   }
   return BENCH_OK;
 }
 
-int bench_report_floors(const struct bench_run *run, const char *path) {
+static int load_floors(const char *path, json_t **file) {
   json_error_t error;
+  *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+  if (*file == NULL) return bench_fail(BENCH_USAGE, "%s:%d: %s", path, error.line, error.text);
+  int code = check_floors(json_object_get(*file, "floors"), path);
+  if (code != BENCH_OK) json_decref(*file);
+  return code;
+}
+
+int bench_check_floors(const char *path) {
+  json_t *file;
+  BENCH_TRY(load_floors(path, &file));
+  json_decref(file);
+  return BENCH_OK;
+}
+
+int bench_report_floors(const struct bench_run *run, const char *path) {
   struct tally tally = {0, 0};
-  json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-  if (file == NULL) return bench_fail(BENCH_USAGE, "%s:%d: %s", path, error.line, error.text);
-  const json_t *floors = json_object_get(file, "floors");
-  int code = check_floors(floors, path);
+  json_t *file;
+  BENCH_TRY(load_floors(path, &file));
   printf("\n");
-  for (size_t i = 0; i < run->row_count && code == BENCH_OK; i++) {
-    judge_row(&run->rows[i], floors, &tally);
+  for (size_t i = 0; i < run->row_count; i++) {
+    judge_row(&run->rows[i], json_object_get(file, "floors"), &tally);
   }
   json_decref(file);
-  if (code != BENCH_OK) return code;
   printf("%zu floors passed, %zu missed\n", tally.passed, tally.missed);
   return tally.missed > 0 ? BENCH_MISSED : BENCH_OK;
 }

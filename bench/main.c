@@ -54,7 +54,8 @@ static int run_suite(int argc, char **argv) {
   if (code == BENCH_OK && options.list) {
     code = list_cases(cases, count);
   } else if (code == BENCH_OK) {
-    code = measure(&options, cases, count, &run);
+    if (options.floors != NULL) code = bench_check_floors(options.floors);
+    if (code == BENCH_OK) code = measure(&options, cases, count, &run);
   }
   free(cases);
   free(run.rows);
@@ -95,15 +96,23 @@ static int print_help(void) {
   return BENCH_OK;
 }
 
+/* A table that a full disk or a closed pipe swallowed is a failure. */
+static int finish(int code) {
+  bool written = fflush(stdout) == 0 && !ferror(stdout);
+  return written ? code : bench_fail(BENCH_FAILURE, "cannot write to stdout");
+}
+
 int main(int argc, char **argv) {
   /* A driver may change the locale of the process; numbers keep their decimal point. */
   uselocale(newlocale(LC_ALL_MASK, "C", (locale_t)0));
   signal(SIGPIPE, SIG_IGN); /* a peer that ended is told by write() */
-  if (argc < 2 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0) return print_help();
+  if (argc < 2 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0) {
+    return finish(print_help());
+  }
   if (strcmp(argv[1], "--worker") == 0) return bench_worker(argc - 2, argv + 2);
   if (strcmp(argv[1], "--first-call") == 0) return bench_first_call_child(argc - 2, argv + 2);
   for (size_t i = 0; i < BENCH_COUNT(commands); i++) {
-    if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    if (strcmp(argv[1], commands[i].name) == 0) return finish(commands[i].run(argc - 1, argv + 1));
   }
   return bench_fail(BENCH_USAGE, "unknown command \"%s\"", argv[1]);
 }

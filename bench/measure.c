@@ -194,12 +194,22 @@ static void check_again(struct bench *bench, struct bench_row *row, size_t index
   if (!worked) result->status = BENCH_UNABLE;
 }
 
+static void refuse_case(const struct bench *bench, struct bench_row *row, const char *reason) {
+  for (size_t i = 0; i < bench->peer_count; i++) {
+    start_result(&bench->peers[i], &row->results[i]);
+    snprintf(row->results[i].text, sizeof row->results[i].text, "%s", reason);
+  }
+}
+
 static void measure_case(struct bench *bench, const struct bench_case *c, struct bench_row *row) {
   double call_seconds[BENCH_MOST_PEERS] = {0};
   row->problem = *c;
   row->result_count = bench->peer_count;
   bench_progress("%s: its results in float64", bench->position);
-  if (!bench_truth_open(&row->problem, &bench->device.about, &bench->truth)) return;
+  if (!bench_truth_open(&row->problem, &bench->device.about, &bench->truth)) {
+    refuse_case(bench, row, "no memory for what is to come out");
+    return;
+  }
   for (size_t i = 0; i < bench->peer_count; i++) {
     prepare_peer(bench, &bench->peers[i], c, &row->results[i], &call_seconds[i]);
   }
