@@ -394,6 +394,8 @@ double bench_percent(const struct bench_row *row, const struct bench_result *res
 
 /* ---- checks (check.c) ---- */
 
+#define BENCH_WRONG_PEER 1e4 /* times the bound: no rounding explains it */
+
 /* Some rows of each checked output in float64, with their bounds. */
 struct bench_truth {
   const struct bench_case *problem;

@@ -11,7 +11,6 @@
 #define TURN_SECONDS 1.5e-3 /* a turn repeats short calls until it is about that long */
 #define MOST_TURN_CALLS 16
 #define LONG_SECONDS 20e-3
-#define WRONG_PEER 1e4 /* times the bound: no rounding explains it */
 
 struct bench {
   const struct bench_options *options;
@@ -73,7 +72,7 @@ static bool check_result(struct bench *bench, struct bench_peer *peer, bool fres
 
 /* Ours has to keep the bound. Of others the error is shown; only nonsense is refused. */
 static void judge(struct bench_result *result) {
-  double most = result->is_ours ? 1 : WRONG_PEER;
+  double most = result->is_ours ? 1 : BENCH_WRONG_PEER;
   result->status = result->error <= most ? BENCH_MEASURED : BENCH_WRONG_RESULT;
 }
 
