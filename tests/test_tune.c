@@ -53,6 +53,8 @@ START_TEST(classes_round_sizes_up) {
   p.in.cols = SIZE_MAX; /* and does not run for ever */
   c = clora__class_of(&p);
   ck_assert(c.rows == 1 && c.cols == 1 && c.inner > SIZE_MAX / 4);
+  p.weight.transposed = true; /* another kernel, and a class of its own */
+  ck_assert(!c.turned && clora__class_of(&p).turned);
 }
 END_TEST
 

@@ -107,7 +107,7 @@ if grep -q 'did not finish' out; then fail 'a check was left half done'; fi
 
 # ---- kill -9 ----
 
-rounds=40
+rounds=25
 case ${CLORA_TEST_SUITE:-normal} in tiny) rounds=3 ;; short) rounds=12 ;; full) rounds=100 ;; esac
 for ((i = 0; i < rounds; i++)); do
   rm -rf "$work/pocl-$((i % 4))" # now and then with nothing compiled: the kill hits a compiler too

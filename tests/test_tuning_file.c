@@ -124,6 +124,7 @@ START_TEST(absurd_files_are_refused_whole) {
       {"\"gain\": 2.0", "\"gain\": \"x\"", "\"gain\" is no number"},
       {"\"gain\": 2.0", "\"gain\": 1e300", "\"gain\" is 1e+300"},
       {"\"gain\": 2.0", "\"gain\": 2.0, \"extra\": 1", "\"extra\" is unknown"},
+      {"\"gain\": 2.0", "\"gain\": 2.0, \"transposed\": 1", "\"transposed\" is no bool"},
       {"\"schema\": \"clora-tuning\"", "\"schema\": \"bench\"", "\"schema\" is bench, not"},
       {"\"version\": 1", "\"version\": 2", "version 2, this library reads 1"},
       {"\"version\": 1", "\"version\": 1.0", "\"version\" is no whole number"},

@@ -78,6 +78,7 @@ void clora__kernels_destroy(struct clora__kernel *kernels);
  * others to a power of two. r is the number of rows of `weight`. */
 struct clora__class {
   clora_dtype in, weight, out;
+  bool turned; /* the weight, of a forward A, is transposed: another kernel is built */
   size_t rows, inner, r, cols;
 };
 

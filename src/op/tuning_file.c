@@ -7,7 +7,8 @@
  *                    "knobs": { "ROWS": 4 }, "gain": 1.21 } ] }
  *
  * Sizes are those of a class, rounded up: of the product [rows, inner] x [inner, cols], and of a
- * whole forward with the rank between the two.
+ * whole forward with the rank between the two. "transposed": true where the weight (of a forward A)
+ * is; otherwise it may be left out.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <stdio.h>
@@ -47,11 +48,12 @@ static json_t *describe(const struct clora__tuning *t, bool is_forward) {
   for (unsigned i = 0; i < t->count; i++) {
     json_object_set_new(knobs, t->knobs[i].name, json_integer(t->knobs[i].value));
   }
-  return json_pack("{ss,ss,ss,ss,sI,sI,so*,sI,so,sf}", "kernel", t->function, "in",
+  json_t *turned = c->turned ? json_true() : NULL;
+  return json_pack("{ss,ss,ss,ss,so*,sI,sI,so*,sI,so,sf}", "kernel", t->function, "in",
                    clora_dtype_name(c->in), "weight", clora_dtype_name(c->weight), "out",
-                   clora_dtype_name(c->out), "rows", (json_int_t)c->rows, "inner",
-                   (json_int_t)c->inner, "r", r, "cols", (json_int_t)c->cols, "knobs", knobs,
-                   "gain", t->gain);
+                   clora_dtype_name(c->out), "transposed", turned, "rows", (json_int_t)c->rows,
+                   "inner", (json_int_t)c->inner, "r", r, "cols", (json_int_t)c->cols, "knobs",
+                   knobs, "gain", t->gain);
 }
 
 /* A text of a driver's, which need not be UTF-8. */
@@ -143,6 +145,9 @@ static clora_status read_class(const struct place *place, const json_t *entry, b
   TRY(read_dtype(place, entry, "in", &c->in));
   TRY(read_dtype(place, entry, "weight", &c->weight));
   TRY(read_dtype(place, entry, "out", &c->out));
+  const json_t *turned = json_object_get(entry, "transposed");
+  if (turned != NULL && !json_is_boolean(turned)) REFUSE(place, "\"transposed\" is no bool");
+  c->turned = json_is_true(turned);
   TRY(read_size(place, entry, "rows", &c->rows));
   TRY(read_size(place, entry, "inner", &c->inner));
   c->r = c->inner;
@@ -158,6 +163,7 @@ static struct clora__problem problem_of(const struct clora__class *c, bool is_fo
       .out = {.rows = c->rows, .cols = c->cols, .dtype = c->out},
   };
   if (is_forward) p.a = (clora_matrix){.rows = c->inner, .cols = c->r, .dtype = c->weight};
+  *(is_forward ? &p.a.transposed : &p.weight.transposed) = c->turned;
   return p;
 }
 
@@ -220,7 +226,7 @@ static clora_status check_keys(const char *what, json_t *object, const char *con
 
 /* "r" stands in front: of products it is no key. */
 static clora_status check_entry_keys(const struct place *place, json_t *entry, bool is_forward) {
-  static const char *const known[] = {"r",    "kernel", "in",   "weight", "out",
+  static const char *const known[] = {"r",    "kernel", "in",   "weight", "out", "transposed",
                                       "rows", "inner",  "cols", "knobs",  "gain"};
   size_t first = is_forward ? 0 : 1;
   char what[CLORA__KEY_LIMIT];

@@ -20,6 +20,7 @@ struct clora__class clora__class_of(const struct clora__problem *p) {
   return (struct clora__class){p->in.dtype,
                                p->weight.dtype,
                                p->out.dtype,
+                               clora__is_forward(p) ? p->a.transposed : p->weight.transposed,
                                rounded(p->out.rows, 2),
                                rounded(p->in.cols, 1),
                                rounded(p->weight.rows, 1),
@@ -30,16 +31,17 @@ void clora__sizes_text(const struct clora__problem *p, bool rounded, char *text,
   struct clora__class c = clora__class_of(p);
   if (!rounded)
     c.rows = p->out.rows, c.inner = p->in.cols, c.r = p->weight.rows, c.cols = p->out.cols;
+  const char *turned = c.turned ? " transposed" : "";
   if (clora__is_forward(p)) {
-    snprintf(text, size, "%zu x %zu x %zu x %zu", c.rows, c.inner, c.r, c.cols);
+    snprintf(text, size, "%zu x %zu x %zu x %zu%s", c.rows, c.inner, c.r, c.cols, turned);
   } else {
-    snprintf(text, size, "%zu x %zu x %zu", c.rows, c.inner, c.cols);
+    snprintf(text, size, "%zu x %zu x %zu%s", c.rows, c.inner, c.cols, turned);
   }
 }
 
 static bool same_class(const struct clora__class *a, const struct clora__class *b) {
-  return a->in == b->in && a->weight == b->weight && a->out == b->out && a->rows == b->rows &&
-         a->inner == b->inner && a->r == b->r && a->cols == b->cols;
+  return a->in == b->in && a->weight == b->weight && a->out == b->out && a->turned == b->turned &&
+         a->rows == b->rows && a->inner == b->inner && a->r == b->r && a->cols == b->cols;
 }
 
 bool clora__is_class(const struct clora__problem *p) {
@@ -110,13 +112,14 @@ static void read_note(const char *key, const struct clora__note *note, void *dat
   struct reading *reading = data;
   struct clora__tuning t = {.gain = note->number}, *made;
   struct clora__class *c = &t.class;
-  unsigned in, weight, out;
+  unsigned in, weight, out, turned;
   unsigned long long source;
-  int fields = sscanf(key + reading->prefix, "%63s %16llx %u %u %u %zu %zu %zu %zu", t.function,
-                      &source, &in, &weight, &out, &c->rows, &c->inner, &c->r, &c->cols);
-  if (fields != 9 || in > CLORA_BF16 || weight > CLORA_BF16 || out > CLORA_BF16) return;
+  int fields = sscanf(key + reading->prefix, "%63s %16llx %u %u %u %u %zu %zu %zu %zu", t.function,
+                      &source, &in, &weight, &out, &turned, &c->rows, &c->inner, &c->r, &c->cols);
+  if (fields != 10 || in > CLORA_BF16 || weight > CLORA_BF16 || out > CLORA_BF16) return;
   t.source = source;
   c->in = (clora_dtype)in, c->weight = (clora_dtype)weight, c->out = (clora_dtype)out;
+  c->turned = turned != 0;
   if (!parse_knobs(note->text, &t) || clora__allocate(1, sizeof *made, &made) != CLORA_OK) return;
   *made = t;
   made->next = reading->context->tunings;
@@ -209,9 +212,9 @@ static void describe(size_t index, char *key, struct clora__note *note, void *da
   const struct remembering *r = data;
   const struct clora__tuning *t = &r->tunings[index];
   const struct clora__class *c = &t->class;
-  snprintf(key, CLORA__KEY_LIMIT, "%s%s%s %016llx %u %u %u %zu %zu %zu %zu", r->device, kind,
+  snprintf(key, CLORA__KEY_LIMIT, "%s%s%s %016llx %u %u %u %u %zu %zu %zu %zu", r->device, kind,
            t->function, (unsigned long long)t->source, (unsigned)c->in, (unsigned)c->weight,
-           (unsigned)c->out, c->rows, c->inner, c->r, c->cols);
+           (unsigned)c->out, c->turned, c->rows, c->inner, c->r, c->cols);
   note->number = t->gain;
   clora__tuning_text(t, note->text, sizeof note->text);
 }
