@@ -59,6 +59,16 @@ expect 2 core --shape beta=2
 expect 2 compare
 expect 2 compare missing.json missing.json
 says err 'missing.json'
+if [ -w /dev/full ]; then
+  "$program" core --list >/dev/full 2>err && fail 'a full disk under stdout is no failure'
+  says err 'cannot write to stdout'
+fi
+# Before anything is measured: it would take an hour.
+for floors in '{}' '{"floors": []}' '{"floors": [{"dtypes": "f32", "most_launches": 9}]}' '{"flo'; do
+  echo "$floors" >malformed.json
+  expect 2 full --budget 3600 --floors malformed.json
+  says err 'malformed.json'
+done
 OCL_ICD_VENDORS=$work/none expect 3 core
 expect 3 core --device 'no such device'
 

@@ -18,6 +18,10 @@ enum { TRAIN_MOST_OPTIONS = 32 };
 
 /* ---- data: train_data.c ---- */
 
+/* FNV-1a of what was hashed before and these bytes. */
+#define TRAIN_HASH_START 0xcbf29ce484222325u
+uint64_t train_hash(uint64_t hash, const void *bytes, size_t count);
+
 /* Rows on the host. What is learned is y - (x W + bias): the frozen base costs one product. The
  * stream of rows to learn from is one random order after the other, so that the place in it follows
  * from the number of rows that were taken. */

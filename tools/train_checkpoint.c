@@ -170,14 +170,15 @@ int train_adapter_save(struct tool *tool, const struct train_request *request,
   return TOOL_OK;
 }
 
-/* FNV-1a. */
 uint64_t train_adapter_hash(const struct train_request *request) {
-  char path[4096];
+  char path[4096], bytes[4096];
   snprintf(path, sizeof path, "%s/adapter_model.safetensors", request->output);
   FILE *file = fopen(path, "rb");
-  uint64_t hash = 0xcbf29ce484222325u;
+  uint64_t hash = TRAIN_HASH_START;
   if (file == NULL) return 0;
-  for (int byte; (byte = getc(file)) != EOF;) hash = (hash ^ (unsigned)byte) * 0x100000001b3u;
+  for (size_t count; (count = fread(bytes, 1, sizeof bytes, file)) > 0;) {
+    hash = train_hash(hash, bytes, count);
+  }
   fclose(file);
   return hash;
 }

@@ -109,14 +109,14 @@ static int load_labels(struct tool *tool, const struct train_request *request,
   return tool_allocate(tool, "y", data->y.count, &data->y.values);
 }
 
-/* FNV-1a. */
-#define HASH_START 0xcbf29ce484222325u
-static uint64_t hash_values(uint64_t hash, const clora_array *array) {
-  const unsigned char *bytes = (const unsigned char *)array->values;
-  for (size_t i = 0; i < array->count * sizeof *array->values; i++) {
-    hash = (hash ^ bytes[i]) * 0x100000001b3u;
-  }
+uint64_t train_hash(uint64_t hash, const void *bytes, size_t count) {
+  const unsigned char *byte = bytes;
+  for (size_t i = 0; i < count; i++) hash = (hash ^ byte[i]) * 0x100000001b3u;
   return hash;
+}
+
+static uint64_t hash_values(uint64_t hash, const clora_array *array) {
+  return train_hash(hash, array->values, array->count * sizeof *array->values);
 }
 
 static int split(struct tool *tool, const struct train_request *request, size_t rows,
@@ -166,7 +166,7 @@ int train_data_open(struct tool *tool, const struct train_request *request,
     return tool_fail(tool, TOOL_FAILURE, "%s has %zu rows, %s has %zu", request->x, rows,
                      request->y, y_rows);
   }
-  data->hash = hash_values(hash_values(HASH_START, &data->x), &data->y);
+  data->hash = hash_values(hash_values(TRAIN_HASH_START, &data->x), &data->y);
   data->hash = hash_values(data->hash, &data->labels);
   return split(tool, request, rows, data);
 }
@@ -298,7 +298,7 @@ int train_data_apply_base(struct tool *tool, const struct train_request *request
   if (code == TOOL_OK) code = subtract_all(tool, session, data, &base, &product);
   data->base_values = base.w.count + base.bias.count * (base.bias.values != NULL);
   data->hash = hash_values(hash_values(data->hash, &base.w), &base.bias);
-  data->based = hash_values(HASH_START, &data->y);
+  data->based = hash_values(TRAIN_HASH_START, &data->y);
   tool_release(product.w);
   tool_release(product.bias);
   tool_release(product.x);
