@@ -66,10 +66,13 @@ struct bench_options {
   bool brief, list;
 };
 
+/* The commands that share a set of options; bits. */
+enum { BENCH_OF_SUITE = 1, BENCH_OF_FIRST_CALL = 2, BENCH_OF_COMPARE = 4 };
+
 /* Reads argv behind the command's name. False when the command ends here, with *code. */
-bool bench_parse(int argc, char **argv, struct bench_options *options, const char **operands,
-                 size_t operand_count, int *code);
-void bench_print_options(FILE *stream);
+bool bench_parse(int argc, char **argv, unsigned command, struct bench_options *options,
+                 const char **operands, size_t operand_count, int *code);
+void bench_print_options(unsigned command);
 
 /* Prints "clora-bench: ..." on stderr and gives the code. */
 __attribute__((format(printf, 2, 3))) int bench_fail(int code, const char *format, ...);

@@ -199,44 +199,44 @@ static bool read_beta(const char *text, float *beta) {
   return strcmp(text, "0") == 0 || strcmp(text, "1") == 0;
 }
 
-static bool read_part(const char *name, const char *value, struct bench_case *c) {
-  if (strcmp(name, "rows") == 0) return read_size(value, &c->rows);
-  if (strcmp(name, "d_in") == 0) return read_size(value, &c->d_in);
-  if (strcmp(name, "d_out") == 0) return read_size(value, &c->d_out);
-  if (strcmp(name, "r") == 0) return read_size(value, &c->r);
-  if (strcmp(name, "dtype") == 0) return read_dtype(value, &c->dtype);
-  if (strcmp(name, "beta") == 0) return read_beta(value, &c->beta);
-  return false;
+static char *const keys[] = {"rows", "d_in", "d_out", "r", "dtype", "beta", NULL};
+
+static bool read_part(int key, const char *value, struct bench_case *c) {
+  size_t *const sizes[] = {&c->rows, &c->d_in, &c->d_out, &c->r};
+  if (key < 4) return read_size(value, sizes[key]);
+  return key == 4 ? read_dtype(value, &c->dtype) : read_beta(value, &c->beta);
 }
 
-static bool read_parts(char *text, struct bench_case *c) {
-  for (char *next = text; next != NULL;) {
-    char *part = next, *comma = strchr(part, ','), *equals = strchr(part, '=');
-    next = comma ? comma + 1 : NULL;
-    if (comma != NULL) *comma = '\0';
-    if (equals == NULL || (comma != NULL && equals > comma)) return false;
-    *equals = '\0';
-    if (!read_part(part, equals + 1, c)) return false;
+static int read_parts(char *text, struct bench_case *c) {
+  bool is_given[BENCH_COUNT(keys)] = {false};
+  for (char *value; *text != '\0';) {
+    int key = getsubopt(&text, keys, &value);
+    if (key < 0) {
+      return bench_fail(BENCH_USAGE,
+                        "--shape: \"%s\" is not understood; it is like "
+                        "rows=16,d_in=4096,d_out=4096,r=16,dtype=f32,beta=0",
+                        value);
+    }
+    if (is_given[key]) return bench_fail(BENCH_USAGE, "--shape gives %s twice", keys[key]);
+    if (value == NULL || !read_part(key, value, c)) {
+      return bench_fail(BENCH_USAGE, "--shape: %s cannot be \"%s\"", keys[key], value ? value : "");
+    }
+    is_given[key] = true;
   }
-  return true;
+  return BENCH_OK;
 }
 
 static int append_shape(struct list *list, enum bench_op op, const char *shape) {
   struct bench_case c = {.op = op, .rows = 1, .d_in = 4096, .d_out = 4096, .r = 16};
   char text[256], name[64];
+  if (strlen(shape) >= sizeof text) return bench_fail(BENCH_USAGE, "--shape is too long");
   snprintf(text, sizeof text, "%s", shape);
-  if (strlen(shape) >= sizeof text || !read_parts(text, &c)) {
-    return bench_fail(BENCH_USAGE,
-                      "--shape is \"%s\", not like rows=16,d_in=4096,d_out=4096,r=16,dtype=f32,"
-                      "beta=0",
-                      shape);
-  }
+  BENCH_TRY(read_parts(text, &c));
   if (op != BENCH_FORWARD && c.beta != 0) {
     return bench_fail(BENCH_USAGE, "--shape: %s has no beta", bench_ops[op].name);
   }
   snprintf(name, sizeof name, "%zux%zu", c.d_in, c.d_out);
   name_case(&c, name);
-  list->filter = NULL;
   append(list, &c);
   return BENCH_OK;
 }
@@ -245,6 +245,9 @@ int bench_cases(const char *suite, const struct bench_options *options, struct b
                 size_t *count) {
   struct list list = {.filter = options->filter};
   if (!is_suite(suite)) return bench_fail(BENCH_USAGE, "unknown suite \"%s\"", suite);
+  if (options->shape != NULL && options->filter != NULL) {
+    return bench_fail(BENCH_USAGE, "--shape is a case of its own: --case chooses none of it");
+  }
   enum bench_op op = BENCH_FORWARD; /* core and full */
   if (!bench_find_op(suite, &op)) op = BENCH_FORWARD;
   if (options->shape != NULL) BENCH_TRY(append_shape(&list, op, options->shape));

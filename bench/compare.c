@@ -226,7 +226,7 @@ int bench_compare(int argc, char **argv) {
   struct bench_options options = {0};
   const char *paths[2] = {NULL, NULL};
   int code;
-  if (!bench_parse(argc, argv, &options, paths, 2, &code)) return code;
+  if (!bench_parse(argc, argv, BENCH_OF_COMPARE, &options, paths, 2, &code)) return code;
   json_t *a = load(paths[0], &code), *b = NULL;
   if (code == BENCH_OK) b = load(paths[1], &code);
   if (code == BENCH_OK) code = compare_files(a, b);

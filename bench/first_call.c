@@ -383,13 +383,23 @@ static int measure_device(const struct bench_options *options, const struct benc
 }
 
 int bench_first_call(int argc, char **argv) {
-  struct bench_options options = {.rounds = REPEATS, .filter = "llama3-8b.q rows=16 "};
+  struct bench_options options = {.rounds = REPEATS};
   struct bench_case *cases = NULL;
   size_t count;
   int code;
-  if (!bench_parse(argc, argv, &options, NULL, 0, &code)) return code;
+  if (!bench_parse(argc, argv, BENCH_OF_FIRST_CALL, &options, NULL, 0, &code)) return code;
+  if (options.device != NULL && strcmp(options.device, "all") == 0) {
+    return bench_fail(BENCH_USAGE, "first-call measures one device: --device all is not possible");
+  }
+  if (options.shape == NULL && options.filter == NULL) options.filter = "llama3-8b.q rows=16 ";
   hold_signals(SIG_BLOCK);
   code = bench_cases("core", &options, &cases, &count);
+  if (code == BENCH_OK && (count > 1 || cases[0].op != BENCH_FORWARD)) {
+    code = bench_fail(BENCH_USAGE,
+                      "first-call measures one forward: --case \"%s\" names %zu cases, "
+                      "the first is %s",
+                      options.filter, count, cases[0].name);
+  }
   if (code == BENCH_OK) code = measure_device(&options, &cases[0]);
   free(cases);
   return code;

@@ -48,7 +48,7 @@ static int run_suite(int argc, char **argv) {
   size_t count;
   int code;
   options.budget_seconds = strcmp(argv[0], "full") == 0 ? 3600 : 100;
-  if (!bench_parse(argc, argv, &options, NULL, 0, &code)) return code;
+  if (!bench_parse(argc, argv, BENCH_OF_SUITE, &options, NULL, 0, &code)) return code;
   snprintf(run.suite, sizeof run.suite, "%s", options.shape ? "shape" : argv[0]);
   code = bench_cases(argv[0], &options, &cases, &count);
   if (code == BENCH_OK && options.list) {
@@ -84,7 +84,7 @@ static int print_help(void) {
     printf("  %-11s %s\n", commands[i].name, commands[i].summary);
   }
   printf("\nOptions:\n");
-  bench_print_options(stdout);
+  bench_print_options(BENCH_OF_SUITE);
   printf(
       "\nExamples:\n"
       "  clora-bench core --html report.html\n"

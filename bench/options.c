@@ -19,39 +19,45 @@ struct entry {
   const char *name, *value, *help;
   enum kind kind;
   size_t offset; /* in bench_options */
+  unsigned commands;
 };
 
 #define TO(member) offsetof(struct bench_options, member)
+#define SUITE BENCH_OF_SUITE
+#define BOTH (BENCH_OF_SUITE | BENCH_OF_FIRST_CALL)
 
 static const struct entry entries[] = {
-    {'d', "device", "SEL", "gpu, cpu, accelerator, P:D, part of a name, or all", TEXT, TO(device)},
-    {'c', "case", "TEXT", "only the cases whose name contains TEXT", TEXT, TO(filter)},
+    {'d', "device", "SEL", "gpu, cpu, accelerator, P:D, part of a name, or all", TEXT, TO(device),
+     BOTH},
+    {'c', "case", "TEXT", "only the cases whose name contains TEXT", TEXT, TO(filter), BOTH},
     {'s', "shape", "LIST", "one case: rows=..,d_in=..,d_out=..,r=..,dtype=..,beta=..", TEXT,
-     TO(shape)},
+     TO(shape), BOTH},
     {'p', "peers", "LIST", "only these peers, or variants, beside clora; none: clora alone", TEXT,
-     TO(peers)},
-    {0, "cblas", "FILE", "one more CPU peer: a library with cblas_sgemm", TEXT, TO(cblas)},
-    {'r', "rounds", "N", "rounds a case, 1 to 200 (21)", COUNT, TO(rounds)},
-    {'b', "budget", "SECONDS", "of the whole run (100; full: 3600)", SECONDS, TO(budget_seconds)},
-    {0, "json", "FILE", "write every sample as JSON; - is stdout", TEXT, TO(json)},
-    {0, "csv", "FILE", "write a table of medians as CSV; - is stdout", TEXT, TO(csv)},
-    {0, "html", "FILE", "write a page that needs no network", TEXT, TO(html)},
-    {0, "floors", "FILE", "say PASS or MISS for each floor in FILE", TEXT, TO(floors)},
-    {0, "list", NULL, "print the names of the cases, and measure nothing", SWITCH, TO(list)},
-    {0, "brief", NULL, "print one line a case", SWITCH, TO(brief)},
-    {'h', "help", NULL, "print this help", SWITCH, 0},
+     TO(peers), SUITE},
+    {0, "cblas", "FILE", "one more CPU peer: a library with cblas_sgemm", TEXT, TO(cblas), SUITE},
+    {'r', "rounds", "N", "rounds a case, 1 to 200 (21)", COUNT, TO(rounds), BOTH},
+    {'b', "budget", "SECONDS", "of the whole run (100; full: 3600)", SECONDS, TO(budget_seconds),
+     SUITE},
+    {0, "json", "FILE", "write every sample as JSON; - is stdout", TEXT, TO(json), BOTH},
+    {0, "csv", "FILE", "write a table of medians as CSV; - is stdout", TEXT, TO(csv), SUITE},
+    {0, "html", "FILE", "write a page that needs no network; - is stdout", TEXT, TO(html), SUITE},
+    {0, "floors", "FILE", "say PASS or MISS for each floor in FILE", TEXT, TO(floors), SUITE},
+    {0, "list", NULL, "print the names of the cases, and measure nothing", SWITCH, TO(list), SUITE},
+    {0, "brief", NULL, "print one line a case", SWITCH, TO(brief), SUITE},
+    {'h', "help", NULL, "print this help", SWITCH, 0, ~0u},
 };
 
 #define ENTRY_COUNT BENCH_COUNT(entries)
 #define LONG_VALUE 256 /* above every letter */
 
-void bench_print_options(FILE *stream) {
+void bench_print_options(unsigned command) {
   for (size_t i = 0; i < ENTRY_COUNT; i++) {
     const struct entry *entry = &entries[i];
+    if (!(entry->commands & command)) continue;
     char letter[] = "    ", name[48];
     if (entry->letter) snprintf(letter, sizeof letter, "-%c, ", entry->letter);
     snprintf(name, sizeof name, "--%s %s", entry->name, entry->value ? entry->value : "");
-    fprintf(stream, "  %s%-18s %s\n", letter, name, entry->help);
+    printf("  %s%-18s %s\n", letter, name, entry->help);
   }
 }
 
@@ -165,10 +171,22 @@ static const struct entry *find_entry(int value) {
   return NULL;
 }
 
-static int read_arguments(int argc, char **argv, struct bench_options *options,
+/* What would be passed over in silence is refused. */
+static int check_entry(const struct entry *entry, unsigned command, const char *name,
+                       bool *is_given) {
+  if (!(entry->commands & command)) {
+    return bench_fail(BENCH_USAGE, "%s does not take --%s", name, entry->name);
+  }
+  if (*is_given) return bench_fail(BENCH_USAGE, "--%s is given twice", entry->name);
+  *is_given = true;
+  return BENCH_OK;
+}
+
+static int read_arguments(int argc, char **argv, unsigned command, struct bench_options *options,
                           const char **operands, size_t operand_count, bool *wants_help) {
   char letters[3 * ENTRY_COUNT + 3];
   struct option longs[ENTRY_COUNT + 1] = {0};
+  bool is_given[ENTRY_COUNT] = {false};
   size_t operand = 0;
   write_tables(letters, longs);
   opterr = 0;
@@ -184,6 +202,7 @@ static int read_arguments(int argc, char **argv, struct bench_options *options,
     const struct entry *entry = find_entry(result);
     *wants_help = *wants_help || strcmp(entry->name, "help") == 0;
     if (*wants_help) return BENCH_OK;
+    BENCH_TRY(check_entry(entry, command, argv[0], &is_given[entry - entries]));
     BENCH_TRY(read_value(entry, optarg, options));
   }
   if (optind < argc) return bench_fail(BENCH_USAGE, "unexpected \"%s\"", argv[optind]);
@@ -191,10 +210,10 @@ static int read_arguments(int argc, char **argv, struct bench_options *options,
   return bench_fail(BENCH_USAGE, "%s takes %zu files", argv[0], operand_count);
 }
 
-bool bench_parse(int argc, char **argv, struct bench_options *options, const char **operands,
-                 size_t operand_count, int *code) {
+bool bench_parse(int argc, char **argv, unsigned command, struct bench_options *options,
+                 const char **operands, size_t operand_count, int *code) {
   bool wants_help = false;
-  *code = read_arguments(argc, argv, options, operands, operand_count, &wants_help);
-  if (*code == BENCH_OK && wants_help) bench_print_options(stdout);
+  *code = read_arguments(argc, argv, command, options, operands, operand_count, &wants_help);
+  if (*code == BENCH_OK && wants_help) bench_print_options(command);
   return *code == BENCH_OK && !wants_help;
 }

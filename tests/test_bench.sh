@@ -56,6 +56,21 @@ expect 2 core --shape rows=0
 expect 2 core --shape rows=1,rows
 expect 2 core --shape rows=1,dtype=f64
 expect 2 core --shape beta=2
+says err 'beta cannot be "2"'
+expect 2 core --shape rows=2,r=3,rows=3
+says err 'rows twice'
+expect 2 core --shape rows=2 --case llama
+expect 2 core --json a.json --json b.json
+says err '--json is given twice'
+# What would be passed over in silence.
+expect 2 first-call --csv a.csv
+says err 'first-call does not take --csv'
+expect 2 first-call --device all
+says err '--device all'
+expect 2 first-call --case llama3-8b
+says err 'one forward.* cases'
+expect 2 compare a.json b.json --html a.html
+says err 'compare does not take --html'
 expect 2 compare
 expect 2 compare missing.json missing.json
 says err 'missing.json'
