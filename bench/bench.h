@@ -192,6 +192,9 @@ void bench_stage_free(struct bench_stage *stage);
 clora_matrix bench_stage_matrix(const struct bench_stage *stage, size_t set,
                                 enum bench_operand operand);
 void *bench_stage_pointer(const struct bench_stage *stage, size_t set, enum bench_operand operand);
+/* Whether so many arenas with a case's operands fit into a device; if not, why has BENCH_TEXT. */
+bool bench_has_room(const struct bench_case *c, const clora_device *about, size_t copies,
+                    char *why);
 bool bench_stage_restore(struct bench_stage *stage, size_t set);
 bool bench_stage_read(struct bench_stage *stage, size_t set, enum bench_operand operand,
                       size_t count, const size_t *rows, float *values);

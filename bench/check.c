@@ -20,17 +20,16 @@ static size_t choose_rows(size_t rows, size_t *chosen) {
 static float *draw(const struct bench_case *c, struct bench_factor factor, size_t count,
                    const size_t *rows) {
   size_t stored_cols = bench_cols_of(c, factor.operand);
-  size_t all = bench_rows_of(c, factor.operand) * stored_cols;
   size_t cols = factor.turned ? bench_rows_of(c, factor.operand) : stored_cols;
-  float *stored = malloc(all * sizeof *stored), *values = malloc(count * cols * sizeof *values);
-  if (stored != NULL && values != NULL) {
-    bench_values(c, factor.operand, 0, all, stored);
-    for (size_t n = 0; n < count * cols; n++) {
-      size_t row = rows != NULL ? rows[n / cols] : n / cols, col = n % cols;
-      values[n] = stored[factor.turned ? col * stored_cols + row : row * stored_cols + col];
+  float *values = malloc(count * cols * sizeof *values);
+  for (size_t i = 0; i < count && values != NULL; i++) {
+    size_t row = rows != NULL ? rows[i] : i;
+    float *to = values + i * cols;
+    if (!factor.turned) bench_values(c, factor.operand, row * cols, cols, to);
+    for (size_t col = 0; factor.turned && col < cols; col++) {
+      bench_values(c, factor.operand, col * stored_cols + row, 1, to + col);
     }
   }
-  free(stored);
   return values;
 }
 

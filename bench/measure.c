@@ -123,7 +123,7 @@ static void take_turn(struct bench *bench, struct bench_peer *peer, double *call
   result->spent_seconds += bench_seconds() - start;
 }
 
-static void measure_ceilings(struct bench *bench, struct bench_row *row, size_t round) {
+static void measure_ceilings(const struct bench *bench, struct bench_row *row, size_t round) {
   for (int i = 0; i < BENCH_CEILINGS; i++) {
     row->ceilings[i][round] = bench_gauge_measure(bench->gauge, (enum bench_ceiling)i);
   }
@@ -193,7 +193,10 @@ static void check_again(struct bench *bench, struct bench_row *row, size_t index
   if (!worked) result->status = BENCH_UNABLE;
 }
 
+/* The ceilings are the device's, whatever it cannot do: reports have a limit for every row. */
 static void refuse_case(const struct bench *bench, struct bench_row *row, const char *reason) {
+  measure_ceilings(bench, row, 0);
+  row->rounds = 1;
   for (size_t i = 0; i < bench->peer_count; i++) {
     start_result(&bench->peers[i], &row->results[i]);
     snprintf(row->results[i].text, sizeof row->results[i].text, "%s", reason);
@@ -202,8 +205,13 @@ static void refuse_case(const struct bench *bench, struct bench_row *row, const 
 
 static void measure_case(struct bench *bench, const struct bench_case *c, struct bench_row *row) {
   double call_seconds[BENCH_MOST_PEERS] = {0};
+  char why[BENCH_TEXT];
   row->problem = *c;
   row->result_count = bench->peer_count;
+  if (!bench_has_room(c, &bench->device.about, bench->peer_count, why)) {
+    refuse_case(bench, row, why);
+    return;
+  }
   bench_progress("%s: its results in float64", bench->position);
   if (!bench_truth_open(&row->problem, &bench->device.about, &bench->truth)) {
     refuse_case(bench, row, "no memory for what is to come out");

@@ -235,6 +235,7 @@ static void draw_points(struct roof *roof) {
 void bench_draw_roofline(FILE *file, const struct bench_run *run, size_t device) {
   struct roof roof = {.file = file, .run = run, .device = device};
   measure_axes(&roof);
+  if (!(roof.compute > 0 && roof.bandwidth > 0)) return; /* of a device that could not be used */
   fprintf(file, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"Roofline\">\n", WIDTH,
           ROOF_HEIGHT);
   draw_grid(&roof);

@@ -144,6 +144,28 @@ static void lay_out(struct bench_stage *stage) {
   }
 }
 
+/* In double, which holds also the bytes of shapes that no address reaches. */
+bool bench_has_room(const struct bench_case *c, const clora_device *about, size_t copies,
+                    char *why) {
+  const struct bench_op_about *op = bench_op_of(c);
+  double bytes = 0, unit = 1 << 20;
+  for (int operand = 0; operand < BENCH_OPERANDS; operand++) {
+    if (!bench_has(op->inputs | op->outputs | op->scratch, operand)) continue;
+    bytes += (double)bench_rows_of(c, operand) * (double)bench_cols_of(c, operand) *
+             (double)clora_dtype_size(bench_dtype_of(c, operand));
+  }
+  double one = (double)about->allocation_bytes, all = (double)about->memory_bytes;
+  if (bytes > one) {
+    snprintf(why, BENCH_TEXT, "needs a buffer of %.0f MiB, the device allows %.0f", bytes / unit,
+             one / unit);
+  } else if (bytes * (double)copies > all) {
+    snprintf(why, BENCH_TEXT,
+             "%zu peers need %.0f MiB each, the device has %.0f MiB: --peers names fewer", copies,
+             bytes / unit, all / unit);
+  }
+  return bytes <= one && bytes * (double)copies <= all;
+}
+
 void *bench_stage_pointer(const struct bench_stage *stage, size_t set, enum bench_operand operand) {
   return stage->memory + set * stage->set_bytes + stage->offset[operand];
 }
@@ -219,6 +241,9 @@ static bool fill_operands(struct bench_stage *stage, size_t set, unsigned operan
 }
 
 bool bench_stage_fill(struct bench_stage *stage) {
+  if (!stage->on_host && !bench_has_room(&stage->problem, &stage->device->about, 1, stage->why)) {
+    return false;
+  }
   lay_out(stage);
   size_t wanted = stage->device->arena_bytes;
   if (!allocate(stage, wanted > stage->set_bytes ? wanted : stage->set_bytes)) return false;
