@@ -83,9 +83,13 @@ void bench_end_progress(void);
 
 double bench_seconds(void);
 
-/* Opens a file for an output, or stdout for "-". */
+/* ---- outputs (output.c) ---- */
+
+/* Whether all can be written, before anything is measured. If one is "-", it alone has stdout. */
+int bench_check_outputs(const struct bench_options *options);
+/* A file becomes what is at its path when it is committed complete. */
 FILE *bench_create(const char *path);
-int bench_commit(FILE *file, const char *path);
+int bench_commit(FILE *file, const char *path, bool is_complete);
 
 /* ---- cases (cases.c) and their data (data.c) ---- */
 
@@ -440,7 +444,7 @@ void bench_table_print(struct bench_table *table); /* and empties it */
 
 /* ---- reports ---- */
 
-int bench_report_text(const struct bench_run *run, bool brief);
+void bench_report_text(const struct bench_run *run, bool brief);
 int bench_report_json(const struct bench_run *run, const char *path);
 int bench_report_csv(const struct bench_run *run, const char *path);
 int bench_report_html(const struct bench_run *run, const char *path);

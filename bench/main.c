@@ -7,15 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool write_report(const struct bench_run *run, const char *path,
+                         int (*report)(const struct bench_run *run, const char *path)) {
+  return path == NULL || report(run, path) == BENCH_OK;
+}
+
+/* One that cannot be written is a failure, and no reason to lose the others. */
 static int write_reports(const struct bench_options *options, const struct bench_run *run) {
-  bool to_stdout = (options->json && strcmp(options->json, "-") == 0) ||
-                   (options->csv && strcmp(options->csv, "-") == 0);
-  if (!to_stdout) BENCH_TRY(bench_report_text(run, options->brief));
-  if (options->json != NULL) BENCH_TRY(bench_report_json(run, options->json));
-  if (options->csv != NULL) BENCH_TRY(bench_report_csv(run, options->csv));
-  if (options->html != NULL) BENCH_TRY(bench_report_html(run, options->html));
-  if (options->floors != NULL) BENCH_TRY(bench_report_floors(run, options->floors));
-  return BENCH_OK;
+  bench_report_text(run, options->brief);
+  bool worked = write_report(run, options->json, bench_report_json);
+  worked = write_report(run, options->csv, bench_report_csv) && worked;
+  worked = write_report(run, options->html, bench_report_html) && worked;
+  int code = options->floors != NULL ? bench_report_floors(run, options->floors) : BENCH_OK;
+  return worked ? code : BENCH_FAILURE;
 }
 
 static bool has_wrong(const struct bench_run *run) {
@@ -55,6 +59,7 @@ static int run_suite(int argc, char **argv) {
     code = list_cases(cases, count);
   } else if (code == BENCH_OK) {
     if (options.floors != NULL) code = bench_check_floors(options.floors);
+    if (code == BENCH_OK) code = bench_check_outputs(&options);
     if (code == BENCH_OK) code = measure(&options, cases, count, &run);
   }
   free(cases);

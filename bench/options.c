@@ -1,5 +1,5 @@
-/* The options of every command: one table feeds getopt_long() and the help text. Messages, the
- * progress line and files for outputs.
+/* The options of every command: one table feeds getopt_long() and the help text. Messages and the
+ * progress line.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "bench.h"
 
@@ -98,20 +98,6 @@ int bench_fail(int code, const char *format, ...) {
   fputc('\n', stderr);
   if (code == BENCH_USAGE) fputs("Try: clora-bench --help\n", stderr);
   return code;
-}
-
-/* ---- files ---- */
-
-FILE *bench_create(const char *path) {
-  FILE *file = strcmp(path, "-") == 0 ? stdout : fopen(path, "w");
-  if (file == NULL) bench_fail(BENCH_FAILURE, "%s: %s", path, strerror(errno));
-  return file;
-}
-
-int bench_commit(FILE *file, const char *path) {
-  bool failed = fflush(file) != 0 || ferror(file);
-  if (file != stdout) failed = fclose(file) != 0 || failed;
-  return failed ? bench_fail(BENCH_FAILURE, "%s could not be written", path) : BENCH_OK;
 }
 
 /* ---- reading ---- */

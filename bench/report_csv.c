@@ -66,5 +66,5 @@ int bench_report_csv(const struct bench_run *run, const char *path) {
               bench_op_of(&row->problem)->name, row->results[j].launches);
     }
   }
-  return bench_commit(file, path);
+  return bench_commit(file, path, true);
 }

@@ -293,5 +293,5 @@ int bench_report_html(const struct bench_run *run, const char *path) {
   FILE *file = bench_create(path);
   if (file == NULL) return BENCH_FAILURE;
   put_page(file, run);
-  return bench_commit(file, path);
+  return bench_commit(file, path, true);
 }

@@ -182,6 +182,5 @@ int bench_report_json(const struct bench_run *run, const char *path) {
   bool worked = json_dumpf(object, file, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
   worked = worked && fputc('\n', file) != EOF;
   json_decref(object);
-  int code = bench_commit(file, path);
-  return worked ? code : bench_fail(BENCH_FAILURE, "%s could not be written", path);
+  return bench_commit(file, path, worked);
 }

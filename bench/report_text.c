@@ -189,12 +189,11 @@ static void print_peers(const struct bench_run *run, size_t device) {
   bench_table_print(&table);
 }
 
-int bench_report_text(const struct bench_run *run, bool brief) {
+void bench_report_text(const struct bench_run *run, bool brief) {
   printf("clora %s, suite %s, up to %llu rounds a case\n", clora_version(), run->suite,
          (unsigned long long)run->rounds);
   for (size_t i = 0; i < run->device_count; i++) print_device(i, &run->devices[i]);
   print_cases(run);
   for (size_t i = 0; i < run->device_count; i++) print_means(run, i);
   for (size_t i = 0; i < run->device_count && !brief; i++) print_peers(run, i);
-  return BENCH_OK;
 }
