@@ -96,6 +96,7 @@ int bench_commit(FILE *file, const char *path, bool is_complete);
 /* The cases of a suite that the options ask for; the caller frees *cases. */
 int bench_cases(const char *suite, const struct bench_options *options, struct bench_case **cases,
                 size_t *count);
+bool bench_find_dtype(const char *name, clora_dtype *dtype);
 
 enum bench_operand {
   BENCH_X,
@@ -191,14 +192,14 @@ struct bench_stage {
   char plan[BENCH_TEXT];         /* how the engine computes the case */
 };
 
+/* Whether so many arenas with a case's operands fit into a device; if not, why has BENCH_TEXT. */
+bool bench_has_room(const struct bench_case *c, const clora_device *about, size_t copies,
+                    char *why);
 bool bench_stage_fill(struct bench_stage *stage);
 void bench_stage_free(struct bench_stage *stage);
 clora_matrix bench_stage_matrix(const struct bench_stage *stage, size_t set,
                                 enum bench_operand operand);
 void *bench_stage_pointer(const struct bench_stage *stage, size_t set, enum bench_operand operand);
-/* Whether so many arenas with a case's operands fit into a device; if not, why has BENCH_TEXT. */
-bool bench_has_room(const struct bench_case *c, const clora_device *about, size_t copies,
-                    char *why);
 bool bench_stage_restore(struct bench_stage *stage, size_t set);
 bool bench_stage_read(struct bench_stage *stage, size_t set, enum bench_operand operand,
                       size_t count, const size_t *rows, float *values);
@@ -455,6 +456,8 @@ int bench_report_floors(const struct bench_run *run, const char *path);
 
 #define BENCH_SCHEMA "clora-bench"
 #define BENCH_SCHEMA_VERSION 1
+/* Whether a file is of a schema and of the version that this program knows. */
+int bench_check_schema(const json_t *file, const char *path, const char *schema);
 
 /* ---- commands ---- */
 

@@ -186,7 +186,7 @@ static bool read_size(const char *text, size_t *value) {
   return true;
 }
 
-static bool read_dtype(const char *text, clora_dtype *dtype) {
+bool bench_find_dtype(const char *text, clora_dtype *dtype) {
   for (unsigned i = CLORA_F32; i <= CLORA_BF16; i++) {
     *dtype = (clora_dtype)i;
     if (strcmp(text, clora_dtype_name(*dtype)) == 0) return true;
@@ -204,7 +204,7 @@ static char *const keys[] = {"rows", "d_in", "d_out", "r", "dtype", "beta", NULL
 static bool read_part(int key, const char *value, struct bench_case *c) {
   size_t *const sizes[] = {&c->rows, &c->d_in, &c->d_out, &c->r};
   if (key < 4) return read_size(value, sizes[key]);
-  return key == 4 ? read_dtype(value, &c->dtype) : read_beta(value, &c->beta);
+  return key == 4 ? bench_find_dtype(value, &c->dtype) : read_beta(value, &c->beta);
 }
 
 static int read_parts(char *text, struct bench_case *c) {

@@ -1,8 +1,9 @@
 /* Floors: what a case must at least reach, from a file. Each rule that applies to a case gives one
- * line, PASS or MISS, with what was measured.
+ * line, PASS or MISS, with what was measured, or says that nothing was.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "bench.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- what can be demanded ---- */
@@ -83,22 +84,34 @@ static bool applies(const json_t *floor, const struct bench_case *c) {
 /* ---- judging ---- */
 
 struct tally {
-  size_t passed, missed;
+  size_t passed, missed, unmeasured;
 };
+
+enum outcome { PASS, MISS, UNMEASURED };
+
+/* What a peer must be there for is no miss where it is not. */
+static enum outcome decide(const struct rule *rule, double wanted, bool was_measured,
+                           double reached) {
+  if (was_measured && reached < 0) return UNMEASURED;
+  bool passes = was_measured && (rule->at_least ? reached >= wanted : reached <= wanted);
+  return passes ? PASS : MISS;
+}
 
 static void judge(const struct bench_row *row, const struct rule *rule, double wanted,
                   struct tally *tally) {
+  static const char *const words[] = {"PASS", "MISS", "----"};
   struct bench_view view = bench_look(row);
   bool was_measured = view.percent >= 0;
   double reached = was_measured ? rule->measure(row, &view) : -1;
-  if (was_measured && reached < 0) return; /* no BLAS here to compare with */
-  bool passes = was_measured && (rule->at_least ? reached >= wanted : reached <= wanted);
-  printf("%s  %-44s %s %.4g %s", passes ? "PASS" : "MISS", row->problem.name,
+  enum outcome outcome = decide(rule, wanted, was_measured, reached);
+  printf("%s  %-44s %s %.4g %s: ", words[outcome], row->problem.name,
          rule->at_least ? "at least" : "at most", wanted, rule->text);
-  if (was_measured) printf(": %.3g\n", reached);
-  if (!was_measured) printf(": no result\n");
-  if (passes) tally->passed++;
-  if (!passes) tally->missed++;
+  if (outcome == UNMEASURED) printf("not measured: no BLAS\n");
+  if (outcome != UNMEASURED && was_measured) printf("%.3g\n", reached);
+  if (!was_measured) printf("no result\n");
+  tally->passed += outcome == PASS;
+  tally->missed += outcome == MISS;
+  tally->unmeasured += outcome == UNMEASURED;
 }
 
 static void judge_row(const struct bench_row *row, const json_t *floors, struct tally *tally) {
@@ -113,46 +126,96 @@ static void judge_row(const struct bench_row *row, const json_t *floors, struct 
   }
 }
 
-/* Everything that judging takes for granted. */
+/* ---- reading: everything that judging takes for granted ---- */
+
 static bool is_range(const json_t *range) {
-  return range == NULL ||
-         (json_array_size(range) == 2 && json_is_integer(json_array_get(range, 0)) &&
-          (json_is_integer(json_array_get(range, 1)) || json_is_null(json_array_get(range, 1))));
+  const json_t *first = json_array_get(range, 0), *last = json_array_get(range, 1);
+  json_int_t least = json_integer_value(first);
+  return json_array_size(range) == 2 && json_is_integer(first) && least >= 0 &&
+         (json_is_null(last) || (json_is_integer(last) && json_integer_value(last) >= least));
 }
 
-static bool is_floor(const json_t *floor) {
-  static const char *const keys[] = {"rows", "r", "dtypes", "about", "operation"};
-  const json_t *dtypes = json_object_get(floor, "dtypes"), *name, *value;
-  const char *key;
+static bool are_dtypes(const json_t *dtypes) {
+  const json_t *name;
+  clora_dtype dtype;
   size_t i;
-  enum bench_op op;
-  value = json_object_get(floor, "operation");
-  if (value && !(json_is_string(value) && bench_find_op(json_string_value(value), &op)))
-    return false;
-  if (dtypes != NULL && !json_is_array(dtypes)) return false;
   json_array_foreach(dtypes, i, name) {
-    if (!json_is_string(name)) return false;
+    if (!json_is_string(name) || !bench_find_dtype(json_string_value(name), &dtype)) return false;
   }
-  json_object_foreach((json_t *)floor, key, value) {
-    bool is_known = false;
-    for (i = 0; i < BENCH_COUNT(keys); i++) is_known = is_known || strcmp(key, keys[i]) == 0;
-    for (i = 0; i < BENCH_COUNT(rules); i++) {
-      is_known = is_known || (strcmp(key, rules[i].key) == 0 && json_is_number(value));
-    }
-    if (!is_known) return false;
-  }
-  return json_is_object(floor) && is_range(json_object_get(floor, "rows")) &&
-         is_range(json_object_get(floor, "r"));
+  return json_array_size(dtypes) > 0;
 }
 
-static int check_floors(const json_t *floors, const char *path) {
-  const json_t *floor;
+static bool is_operation(const json_t *name) {
+  enum bench_op op;
+  return json_is_string(name) && bench_find_op(json_string_value(name), &op);
+}
+
+static bool is_text(const json_t *value) {
+  return json_is_string(value);
+}
+
+static bool is_demand(const json_t *value) {
+  return json_is_number(value) && json_number_value(value) >= 0;
+}
+
+static const struct key {
+  const char *name;
+  bool (*is_valid)(const json_t *value);
+  const char *what;
+} keys[] =
+    {
+        {"rows", is_range, "a range, [first, last] or [first, null]"},
+        {"r", is_range, "a range, [first, last] or [first, null]"},
+        {"dtypes", are_dtypes, "a list of dtypes"},
+        {"operation", is_operation, "an operation"},
+        {"about", is_text, "a text"},
+},
+  demand = {"", is_demand, "a number from 0 on"};
+
+static bool is_rule(const char *name) {
+  for (size_t i = 0; i < BENCH_COUNT(rules); i++) {
+    if (strcmp(rules[i].key, name) == 0) return true;
+  }
+  return false;
+}
+
+static const struct key *find_key(const char *name) {
+  for (size_t i = 0; i < BENCH_COUNT(keys); i++) {
+    if (strcmp(keys[i].name, name) == 0) return &keys[i];
+  }
+  return is_rule(name) ? &demand : NULL;
+}
+
+static int check_floor(const json_t *floor, const char *path, size_t number) {
+  size_t demands = 0;
+  const char *name;
+  json_t *value;
+  json_object_foreach((json_t *)floor, name, value) {
+    const struct key *key = find_key(name);
+    if (key == NULL) {
+      return bench_fail(BENCH_USAGE, "%s: floor %zu: unknown key \"%s\"", path, number, name);
+    }
+    if (!key->is_valid(value)) {
+      char *text = json_dumps(value, JSON_ENCODE_ANY);
+      bench_fail(BENCH_USAGE, "%s: floor %zu: \"%s\" is %s, not %s", path, number, name,
+                 text ? text : "?", key->what);
+      free(text);
+      return BENCH_USAGE;
+    }
+    demands += key == &demand;
+  }
+  if (demands > 0) return BENCH_OK;
+  return bench_fail(BENCH_USAGE, "%s: floor %zu demands nothing", path, number);
+}
+
+static int check_floors(const json_t *file, const char *path) {
+  const json_t *floors = json_object_get(file, "floors"), *floor;
+  bool has_schema = json_object_get(file, "schema") || json_object_get(file, "schema_version");
   size_t i;
+  if (has_schema) BENCH_TRY(bench_check_schema(file, path, BENCH_SCHEMA "-floors"));
   if (json_array_size(floors) == 0)
     return bench_fail(BENCH_USAGE, "%s has no \"floors\", or none in them", path);
-  json_array_foreach(floors, i, floor) {
-    if (!is_floor(floor)) return bench_fail(BENCH_USAGE, "%s: floor %zu is malformed", path, i);
-  }
+  json_array_foreach(floors, i, floor) BENCH_TRY(check_floor(floor, path, i + 1));
   return BENCH_OK;
 }
 
@@ -160,7 +223,7 @@ static int load_floors(const char *path, json_t **file) {
   json_error_t error;
   *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
   if (*file == NULL) return bench_fail(BENCH_USAGE, "%s:%d: %s", path, error.line, error.text);
-  int code = check_floors(json_object_get(*file, "floors"), path);
+  int code = check_floors(*file, path);
   if (code != BENCH_OK) json_decref(*file);
   return code;
 }
@@ -173,7 +236,7 @@ int bench_check_floors(const char *path) {
 }
 
 int bench_report_floors(const struct bench_run *run, const char *path) {
-  struct tally tally = {0, 0};
+  struct tally tally = {0};
   json_t *file;
   BENCH_TRY(load_floors(path, &file));
   printf("\n");
@@ -181,6 +244,7 @@ int bench_report_floors(const struct bench_run *run, const char *path) {
     judge_row(&run->rows[i], json_object_get(file, "floors"), &tally);
   }
   json_decref(file);
-  printf("%zu floors passed, %zu missed\n", tally.passed, tally.missed);
+  printf("%zu floors passed, %zu missed, %zu not measured\n", tally.passed, tally.missed,
+         tally.unmeasured);
   return tally.missed > 0 ? BENCH_MISSED : BENCH_OK;
 }

@@ -4,6 +4,8 @@
 #include "bench.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/utsname.h>
 #include <time.h>
 
@@ -29,6 +31,12 @@ static void put_count(json_t *object, const char *key, uint64_t value) {
 
 static void put_real(json_t *object, const char *key, double value) {
   json_object_set_new(object, key, make_real(value));
+}
+
+/* To the last digit. */
+static void put_whole(json_t *object, const char *key, double value) {
+  if (value < 0x1p53) put_count(object, key, (uint64_t)value);
+  if (value >= 0x1p53) put_real(object, key, value);
 }
 
 static void put_spread(json_t *object, const char *key, const char *low, const char *high,
@@ -145,8 +153,8 @@ static json_t *describe_row(const struct bench_row *row) {
   put_count(object, "r", c->r);
   put_text(object, "dtype", clora_dtype_name(c->dtype));
   put_real(object, "beta", (double)c->beta);
-  put_real(object, "flops", bench_flops(c));
-  put_real(object, "bytes", bench_bytes(c));
+  put_whole(object, "flops", bench_flops(c));
+  put_whole(object, "bytes", bench_bytes(c));
   put_count(object, "rounds", row->rounds);
   put_count(object, "cold_sets", row->set_count);
   put_limit(row, object);
@@ -183,4 +191,23 @@ int bench_report_json(const struct bench_run *run, const char *path) {
   worked = worked && fputc('\n', file) != EOF;
   json_decref(object);
   return bench_commit(file, path, worked);
+}
+
+/* ---- reading ---- */
+
+int bench_check_schema(const json_t *file, const char *path, const char *schema) {
+  const char *name = json_string_value(json_object_get(file, "schema"));
+  const json_t *version = json_object_get(file, "schema_version");
+  if (name == NULL || strcmp(name, schema) != 0) {
+    return bench_fail(BENCH_USAGE, "%s has schema \"%s\", not \"%s\"", path, name ? name : "",
+                      schema);
+  }
+  if (json_is_integer(version) && json_integer_value(version) == BENCH_SCHEMA_VERSION) {
+    return BENCH_OK;
+  }
+  char *text = json_dumps(version, JSON_ENCODE_ANY);
+  bench_fail(BENCH_USAGE, "%s has schema version %s, this program reads %d", path,
+             text ? text : "none", BENCH_SCHEMA_VERSION);
+  free(text);
+  return BENCH_USAGE;
 }
