@@ -5,12 +5,13 @@
 #include "bench.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MARGIN 0.05 /* below it a difference is of no interest */
 
 struct series {
-  const char *status; /* "ok", "wrong", "unable"; NULL: no such row */
+  const char *status; /* "ok", "wrong", "unable"; NULL: no such result */
   size_t count;
   double seconds[BENCH_MOST_ROUNDS];
 };
@@ -25,25 +26,6 @@ struct verdicts {
 
 /* ---- reading ---- */
 
-static json_t *load(const char *path, int *code) {
-  json_error_t error;
-  json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-  *code = BENCH_OK;
-  if (file == NULL) {
-    *code = bench_fail(BENCH_USAGE, "%s:%d: %s", path, error.line, error.text);
-    return NULL;
-  }
-  const char *schema = json_string_value(json_object_get(file, "schema"));
-  json_int_t version = json_integer_value(json_object_get(file, "schema_version"));
-  if (schema == NULL || strcmp(schema, BENCH_SCHEMA) != 0) {
-    *code = bench_fail(BENCH_USAGE, "%s was not written by clora-bench", path);
-  } else if (version != BENCH_SCHEMA_VERSION) {
-    *code = bench_fail(BENCH_USAGE, "%s has schema version %d, this program reads %d", path,
-                       (int)version, BENCH_SCHEMA_VERSION);
-  }
-  return file;
-}
-
 static const char *find_text(const json_t *object, const char *key) {
   const char *text = json_string_value(json_object_get(object, key));
   return text != NULL ? text : "";
@@ -54,6 +36,65 @@ static const json_t *find_device(const json_t *file, const json_t *row) {
   return json_array_get(json_object_get(file, "devices"), index);
 }
 
+/* What was not measured is null; all else is a number that a median can be taken of. */
+static int check_samples(const json_t *samples, const char *path, const json_t *row,
+                         const char *what) {
+  const json_t *value;
+  size_t i;
+  json_array_foreach(samples, i, value) {
+    double number = json_number_value(value);
+    if (json_is_null(value) || (number > 0 && isfinite(number))) continue;
+    char *text = json_dumps(value, JSON_ENCODE_ANY);
+    bench_fail(BENCH_USAGE, "%s: %s: a value of \"%s\" is %s, not above 0", path,
+               find_text(row, "case"), what, text ? text : "?");
+    free(text);
+    return BENCH_USAGE;
+  }
+  return BENCH_OK;
+}
+
+static int check_row(const json_t *file, const char *path, const json_t *row) {
+  const json_t *result, *samples;
+  const char *name;
+  size_t i;
+  if (find_device(file, row) == NULL) {
+    return bench_fail(BENCH_USAGE, "%s: %s: its \"device\" is none of \"devices\"", path,
+                      find_text(row, "case"));
+  }
+  json_object_foreach(json_object_get(row, "ceilings"), name, samples) {
+    BENCH_TRY(check_samples(samples, path, row, name));
+  }
+  json_array_foreach(json_object_get(row, "results"), i, result) {
+    for (int mode = 0; mode < BENCH_MODES; mode++) {
+      name = bench_mode_name((enum bench_mode)mode);
+      samples = json_object_get(json_object_get(result, "seconds"), name);
+      BENCH_TRY(check_samples(samples, path, row, name));
+    }
+  }
+  return BENCH_OK;
+}
+
+static int check_rows(const json_t *file, const char *path) {
+  const json_t *rows = json_object_get(file, "rows"), *row;
+  size_t i;
+  if (json_array_size(rows) == 0) return bench_fail(BENCH_USAGE, "%s has no rows", path);
+  json_array_foreach(rows, i, row) BENCH_TRY(check_row(file, path, row));
+  return BENCH_OK;
+}
+
+static json_t *load(const char *path, int *code) {
+  json_error_t error;
+  json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+  *code = BENCH_OK;
+  if (file == NULL) {
+    *code = bench_fail(BENCH_USAGE, "%s:%d: %s", path, error.line, error.text);
+    return NULL;
+  }
+  *code = bench_check_schema(file, path, BENCH_SCHEMA);
+  if (*code == BENCH_OK) *code = check_rows(file, path);
+  return file;
+}
+
 static bool is_same_case(const json_t *a, const json_t *b) {
   static const char *const sizes[] = {"rows", "d_in", "d_out", "r"};
   for (size_t i = 0; i < BENCH_COUNT(sizes); i++) {
@@ -62,15 +103,34 @@ static bool is_same_case(const json_t *a, const json_t *b) {
   return strcmp(find_text(a, "case"), find_text(b, "case")) == 0;
 }
 
-/* The row of the same device; failing that, of the device at the same place in the list. */
+static const char *name_device(const json_t *file, const json_t *row) {
+  return find_text(find_device(file, row), "name");
+}
+
+static bool has_device(const json_t *file, const char *name) {
+  const json_t *device;
+  size_t i;
+  json_array_foreach(json_object_get(file, "devices"), i, device) {
+    if (strcmp(find_text(device, "name"), name) == 0) return true;
+  }
+  return false;
+}
+
+/* The row of the same device, of two that have one name the one at the same place in the list; the
+ * place alone counts between devices that the other file does not have. */
 static const json_t *find_row(const json_t *file, const json_t *wanted, const json_t *other) {
-  const char *device = find_text(find_device(other, wanted), "name");
+  const char *device = name_device(other, wanted);
   const json_t *row, *found = NULL;
   size_t i;
   json_array_foreach(json_object_get(file, "rows"), i, row) {
+    const char *name = name_device(file, row);
+    bool is_same_device = strcmp(name, device) == 0;
+    bool is_same_place =
+        json_equal(json_object_get(row, "device"), json_object_get(wanted, "device"));
+    bool are_strangers = !has_device(file, device) && !has_device(other, name);
     if (!is_same_case(row, wanted)) continue;
-    if (strcmp(find_text(find_device(file, row), "name"), device) == 0) return row;
-    if (json_equal(json_object_get(row, "device"), json_object_get(wanted, "device"))) found = row;
+    if (is_same_device && is_same_place) return row;
+    if ((is_same_device && found == NULL) || (is_same_place && are_strangers)) found = row;
   }
   return found;
 }
@@ -185,19 +245,41 @@ static void put_case(struct bench_table *table, const struct side *a, const stru
   }
 }
 
-static void compare_rows(const json_t *a, const json_t *b, struct verdicts *verdicts) {
+/* partners: of each row of a the one in b that it was compared with, or NULL. */
+static size_t compare_rows(const json_t *a, const json_t *b, const json_t **partners,
+                           struct verdicts *verdicts) {
   static const char *const titles[] = {"case", "data", "A ms", "B ms", "A / B", "B is"};
   struct bench_table table = {.align = "llrrrl"};
   const json_t *row;
-  size_t i;
+  size_t i, count = 0;
   for (i = 0; i < BENCH_COUNT(titles); i++) bench_cell(&table, "%s", titles[i]);
   json_array_foreach(json_object_get(a, "rows"), i, row) {
-    const json_t *other = find_row(b, row, a);
-    struct side before = {row, find_device(a, row)};
-    struct side after = {other, other != NULL ? find_device(b, other) : NULL};
+    const json_t *other = partners[i] = find_row(b, row, a);
+    if (other == NULL) continue;
+    struct side before = {row, find_device(a, row)}, after = {other, find_device(b, other)};
     put_case(&table, &before, &after, verdicts);
+    count++;
   }
   bench_table_print(&table);
+  return count;
+}
+
+static void name_rest(const char *path, const json_t *file, const json_t *row) {
+  printf("only in %s: %s, on %s  \n", path, find_text(row, "case"), name_device(file, row));
+}
+
+static void name_unmatched(const char *const *paths, const json_t *a, const json_t *b,
+                           const json_t *const *partners) {
+  size_t count = json_array_size(json_object_get(a, "rows")), i;
+  const json_t *row;
+  json_array_foreach(json_object_get(a, "rows"), i, row) {
+    if (partners[i] == NULL) name_rest(paths[0], a, row);
+  }
+  json_array_foreach(json_object_get(b, "rows"), i, row) {
+    size_t n = 0;
+    while (n < count && partners[n] != row) n++;
+    if (n == count) name_rest(paths[1], b, row);
+  }
 }
 
 static void describe(const char *name, const json_t *file) {
@@ -211,14 +293,19 @@ static void describe(const char *name, const json_t *file) {
   printf("  \n");
 }
 
-static int compare_files(const json_t *a, const json_t *b) {
+static int compare_files(const char *const *paths, const json_t *a, const json_t *b) {
   struct verdicts verdicts = {0};
+  const json_t **partners = calloc(json_array_size(json_object_get(a, "rows")), sizeof *partners);
+  if (partners == NULL) return bench_fail(BENCH_FAILURE, "no memory for the rows");
   describe("A", a);
   describe("B", b);
   printf("\n");
-  compare_rows(a, b, &verdicts);
+  size_t count = compare_rows(a, b, partners, &verdicts);
   printf("\n%zu faster, %zu slower, %zu the same, %zu unsure, %zu not measured in both\n",
          verdicts.faster, verdicts.slower, verdicts.same, verdicts.unsure, verdicts.other);
+  name_unmatched(paths, a, b, partners);
+  free(partners);
+  if (count == 0) return bench_fail(BENCH_FAILURE, "no case is in both files");
   return verdicts.slower > 0 ? BENCH_MISSED : BENCH_OK;
 }
 
@@ -229,7 +316,7 @@ int bench_compare(int argc, char **argv) {
   if (!bench_parse(argc, argv, BENCH_OF_COMPARE, &options, paths, 2, &code)) return code;
   json_t *a = load(paths[0], &code), *b = NULL;
   if (code == BENCH_OK) b = load(paths[1], &code);
-  if (code == BENCH_OK) code = compare_files(a, b);
+  if (code == BENCH_OK) code = compare_files(paths, a, b);
   json_decref(a);
   json_decref(b);
   return code;
