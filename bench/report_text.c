@@ -119,6 +119,7 @@ static void print_cases(const struct bench_run *run) {
 
 /* One number a peer, over all cases of a device where both were measured. */
 static void print_mean(const struct bench_run *run, size_t device, const char *title,
+                       bool *is_first,
                        const struct bench_result *(*find)(const struct bench_view *view)) {
   double sum = 0;
   size_t count = 0;
@@ -133,15 +134,18 @@ static void print_mean(const struct bench_run *run, size_t device, const char *t
     count++;
   }
   if (count == 0) return;
-  printf(" %s %sx (%zu cases);", title, bench_digits(text, exp(sum / (double)count)), count);
+  if (*is_first) printf("\ndevice %zu, geometric means of time over clora's:", device);
+  printf("%s %s %sx (%zu cases)", *is_first ? "" : ";", title,
+         bench_digits(text, exp(sum / (double)count)), count);
+  *is_first = false;
 }
 
 static void print_means(const struct bench_run *run, size_t device) {
-  printf("\ndevice %zu, geometric means:", device);
-  print_mean(run, device, "best BLAS", find_blas);
-  print_mean(run, device, "clblast", find_clblast);
-  print_mean(run, device, "plain", find_plain);
-  printf(" time over clora's\n");
+  bool is_first = true;
+  print_mean(run, device, "best BLAS", &is_first, find_blas);
+  print_mean(run, device, "clblast", &is_first, find_clblast);
+  print_mean(run, device, "plain", &is_first, find_plain);
+  if (!is_first) printf("\n");
 }
 
 /* ---- one line a peer ---- */

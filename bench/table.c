@@ -37,9 +37,15 @@ void bench_cell(struct bench_table *table, const char *format, ...) {
     if (cells == NULL) return;
     table->cells = cells;
   }
+  char *text = table->cells[table->count++];
   va_start(arguments, format);
-  vsnprintf(table->cells[table->count++], BENCH_CELL, format, arguments);
+  vsnprintf(text, BENCH_CELL, format, arguments);
   va_end(arguments);
+  /* What a driver says may hold what ends a cell or a line. */
+  for (; *text != '\0'; text++) {
+    if (*text == '|') *text = '/';
+    if ((unsigned char)*text < ' ') *text = ' ';
+  }
 }
 
 void bench_fill_row(struct bench_table *table) {
