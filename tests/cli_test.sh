@@ -39,11 +39,15 @@ says_nothing() {
   [ ! -s "$1" ] || fail "$name $called: $1 is not empty"
 }
 
-# One object from the first to the last line, with the keys; and the quotes are pairs.
+# One object from the first to the last line, with the keys, and the quotes are pairs; where there is
+# Python, it parses it.
 is_json() {
   local key
   [ "$(head -n 1 out)" = "{" ] && [ "$(tail -n 1 out)" = "}" ] || fail "$name $called: not JSON"
   [ $(($(tr -cd '"' <out | wc -c) % 2)) = 0 ] || fail "$name $called: a quote is open"
+  if command -v python3 >/dev/null; then
+    python3 -m json.tool out /dev/null 2>parsed || fail "$name $called: $(tail -n 1 parsed)"
+  fi
   for key in "$@"; do says out "\"$key\": "; done
 }
 

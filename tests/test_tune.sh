@@ -23,8 +23,16 @@ expect 2 tune --export a --forget
 says err 'one of --shape, --export, --import and --forget at a time'
 expect 2 tune --export a --budget 3
 says err '--budget goes without --export, --import and --forget'
-expect 2 tune --forget --backward
-says err '--backward goes without --export, --import and --forget'
+for extra in --backward --weight '--variant plain'; do
+  expect 2 tune --forget $extra
+  says err "${extra%% *} goes without --export, --import and --forget"
+done
+for command in tune 'explain d_in=4'; do
+  expect 2 $command --backward --weight
+  says err 'one of --backward and --weight at a time'
+done
+expect 2 tune --variant best
+says err '--variant is "best", not one of .*plain'
 expect 2 tune --shape d_out=3
 says err 'has no d_in'
 
@@ -37,17 +45,33 @@ fi
 
 shape=rows=3,d_in=40,d_out=33,r=5
 expect 0 explain $shape
-says out '^rows 3, 40 -> 33, r 5, f32$' '^[a-z]+ [a-z]+: serves \(passed its check' '^expand plain: '
+says out '^forward, rows 3, 40 -> 33, r 5, f32$' '^[a-z]+ [a-z]+: serves \(passed its check' '^expand plain: '
 expect 0 explain $shape,dtype=bf16,beta=1 --json
-says out '"shape": "rows 3, 40 -> 33, r 5, bf16, added to y"' '"explained": \[$'
+is_json device shape explained
+says out '"shape": "forward, rows 3, 40 -> 33, r 5, bf16, beta 1"' '"explained": \[$'
+expect 0 explain $shape --backward
+says out '^backward, rows 3, 40 -> 33, r 5, f32$' '^d[tAB]$' '^dx$' '^reduce plain: '
+[ "$(grep -c ': serves (passed its check' out)" = 5 ] || fail "$called: a product has no plan"
+expect 0 explain $shape --backward --json
+is_json device shape explained
+expect 0 explain $shape,beta=2 --weight
+says out '^weight, 40 -> 33, r 5, f32, beta 2$' '^expand [a-z]+: serves \(passed its check'
 expect 0 explain $shape --variant plain
 says out '^shrink plain: serves' '^shrink cpu: does not fit: the context allows another variant only'
 expect 0 tune --shape $shape --budget 2
 says out '^found: [0-9]+ on 0:'
 expect 0 tune --shape $shape --budget 1 --json
 says out '"found": [0-9]+' '"interrupted": false' '"results": \['
-expect 0 tune --shape $shape --backward --budget 1
-says out '^found: [0-9]+ on 0:'
+for operation in --backward --weight; do
+  expect 0 tune --shape $shape $operation --budget 1
+  says out '^found: [0-9]+ on 0:'
+done
+expect 0 tune --shape $shape --variant plain
+says out '^plain 3 x 40 x 5 f32: it has no knobs to tune$' '^plain 3 x 5 x 33 f32: it has no knobs' \
+  '^found: 0 on'
+says_nothing err
+expect 1 tune --shape d_in=40,r=256 --variant fused
+says err 'no variant fused serves forward on ' '^  forward fused: does not fit: r is above 64'
 expect 0 tune --export tuning.json
 says out '^exported: [0-9]+ on '
 expect 0 tune --import tuning.json

@@ -1,5 +1,5 @@
-/* Shapes on the command line: rows=64,d_in=4096,r=16,dtype=f16.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Shapes on the command line: rows=64,d_in=4096,r=16,dtype=f16; and what is done with a layer of
+ * one. SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,21 +63,87 @@ int tool_problem_read(struct tool *tool, const char *text, struct tool_problem *
   return TOOL_OK;
 }
 
-void tool_problem_title(const struct tool_problem *problem, char *title, size_t size) {
-  snprintf(title, size, "rows %zu, %zu -> %zu, r %zu, %s%s", problem->rows, problem->d_in,
-           problem->d_out, problem->r, clora_dtype_name(problem->dtype),
-           problem->beta != 0 ? ", added to y" : "");
-}
-
 int tool_problem_open(struct tool *tool, const struct tool_problem *problem, clora_context *context,
                       struct tool_call *call) {
   const clora_layer_options options = {
       .dim = problem->d_in, .dim_out = problem->d_out, .r = problem->r, .dtype = problem->dtype};
+  bool adds = problem->beta != 0;
   *call = (struct tool_call){
       .x = {.rows = problem->rows, .cols = problem->d_in, .dtype = problem->dtype},
       .y = {.rows = problem->rows, .cols = problem->d_out, .dtype = problem->dtype},
-      .options = {.beta = problem->beta},
+      .w = {.rows = problem->d_in, .cols = problem->d_out, .dtype = problem->dtype},
+      .da = {.rows = problem->d_in, .cols = problem->r},
+      .db = {.rows = problem->r, .cols = problem->d_out},
+      .forward = {.beta = problem->beta},
+      .backward = {.dx = &call->x, .da = &call->da, .db = &call->db},
+      .weight = {.beta = problem->beta},
   };
+  call->backward.accumulate = call->backward.accumulate_dx = adds;
   TOOL_CLORA(tool, clora_layer_create(context, &options, &call->layer));
   return TOOL_OK;
+}
+
+/* ---- operations ---- */
+
+static clora_status prepare_forward(struct tool_call *c) {
+  return clora_prepare_forward(c->layer, &c->x, &c->y, &c->forward);
+}
+
+static clora_status explain_forward(const struct tool_call *c, char *text, size_t size) {
+  return clora_explain_forward(c->layer, &c->x, &c->y, &c->forward, text, size);
+}
+
+static clora_status tune_forward(struct tool_call *c, const clora_tune_options *options,
+                                 size_t *found) {
+  return clora_tune_forward(c->layer, &c->x, &c->y, &c->forward, options, found);
+}
+
+static clora_status prepare_backward(struct tool_call *c) {
+  return clora_prepare_backward(c->layer, &c->x, &c->y, &c->backward);
+}
+
+static clora_status explain_backward(const struct tool_call *c, char *text, size_t size) {
+  return clora_explain_backward(c->layer, &c->x, &c->y, &c->backward, text, size);
+}
+
+static clora_status tune_backward(struct tool_call *c, const clora_tune_options *options,
+                                  size_t *found) {
+  return clora_tune_backward(c->layer, &c->x, &c->y, &c->backward, options, found);
+}
+
+static clora_status prepare_weight(struct tool_call *c) {
+  return clora_prepare_weight(c->layer, &c->w, &c->weight);
+}
+
+static clora_status explain_weight(const struct tool_call *c, char *text, size_t size) {
+  return clora_explain_weight(c->layer, &c->w, &c->weight, text, size);
+}
+
+static clora_status tune_weight(struct tool_call *c, const clora_tune_options *options,
+                                size_t *found) {
+  return clora_tune_weight(c->layer, &c->w, &c->weight, options, found);
+}
+
+enum { FORWARD, BACKWARD, WEIGHT };
+
+static const struct tool_operation operations[] = {
+    [FORWARD] = {"forward", prepare_forward, explain_forward, tune_forward},
+    [BACKWARD] = {"backward", prepare_backward, explain_backward, tune_backward},
+    [WEIGHT] = {"weight", prepare_weight, explain_weight, tune_weight},
+};
+
+int tool_operation_find(struct tool *tool, bool is_backward, bool is_weight,
+                        const struct tool_operation **operation) {
+  *operation = &operations[is_backward ? BACKWARD : is_weight ? WEIGHT : FORWARD];
+  if (!is_backward || !is_weight) return TOOL_OK;
+  return tool_fail(tool, TOOL_USAGE, "one of --backward and --weight at a time");
+}
+
+void tool_problem_title(const struct tool_problem *problem, const struct tool_operation *operation,
+                        char *title, size_t size) {
+  char rows[32] = "", beta[32] = "";
+  if (operation != &operations[WEIGHT]) snprintf(rows, sizeof rows, ", rows %zu", problem->rows);
+  if (problem->beta != 0) snprintf(beta, sizeof beta, ", beta %g", (double)problem->beta);
+  snprintf(title, size, "%s%s, %zu -> %zu, r %zu, %s%s", operation->name, rows, problem->d_in,
+           problem->d_out, problem->r, clora_dtype_name(problem->dtype), beta);
 }

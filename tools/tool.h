@@ -204,16 +204,34 @@ struct tool_problem {
 
 /* "rows=64,d_in=4096,r=16,dtype=f16"; d_in alone is required. */
 int tool_problem_read(struct tool *tool, const char *text, struct tool_problem *problem);
-void tool_problem_title(const struct tool_problem *problem, char *title, size_t size);
 
-/* A forward call of that shape, without buffers. The layer is the caller's to destroy. */
+/* Calls of that shape, without buffers: forward, backward to dx, dA and dB, where y is dy, and
+ * weight. Where beta is not 0 gradients are added, too. The layer is the caller's to destroy, and
+ * the options point into the call. */
 struct tool_call {
   clora_layer *layer;
-  clora_matrix x, y;
-  clora_forward_options options;
+  clora_matrix x, y, w, da, db;
+  clora_forward_options forward;
+  clora_backward_options backward;
+  clora_weight_options weight;
 };
 int tool_problem_open(struct tool *tool, const struct tool_problem *problem, clora_context *context,
                       struct tool_call *call);
+
+struct tool_operation {
+  const char *name;
+  clora_status (*prepare)(struct tool_call *call);
+  clora_status (*explain)(const struct tool_call *call, char *text, size_t size);
+  clora_status (*tune)(struct tool_call *call, const clora_tune_options *options, size_t *found);
+};
+
+/* As --backward and --weight say; forward without them. */
+int tool_operation_find(struct tool *tool, bool is_backward, bool is_weight,
+                        const struct tool_operation **operation);
+
+/* "backward, rows 64, 4096 -> 4096, r 16, f16, beta 1". */
+void tool_problem_title(const struct tool_problem *problem, const struct tool_operation *operation,
+                        char *title, size_t size);
 
 /* ---- a device ---- */
 

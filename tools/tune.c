@@ -9,7 +9,9 @@
 struct request {
   const char *shape, *export, *import;
   uint64_t budget; /* 0: not given */
-  bool backward, forgets;
+  size_t variant;  /* SIZE_MAX: not given */
+  bool is_backward, is_weight, forgets;
+  const struct tool_operation *operation;
 };
 
 /* What is tuned without --shape: a layer of usual size, from one row to many. */
@@ -49,24 +51,13 @@ static bool show(bool is_result, const char *message, void *user) {
   return !interrupted;
 }
 
-/* All gradients of the layer. y is dy. */
-static clora_status tune_backward(const struct tool_problem *problem, struct tool_call *call,
-                                  const clora_tune_options *options, size_t *found) {
-  const clora_matrix da = {.rows = problem->d_in, .cols = problem->r};
-  const clora_matrix db = {.rows = problem->r, .cols = problem->d_out};
-  const clora_backward_options gradients = {.dx = &call->x, .da = &da, .db = &db};
-  return clora_tune_backward(call->layer, &call->x, &call->y, &gradients, options, found);
-}
-
-static int tune_shape(struct job *job, const struct tool_problem *problem, bool backward,
-                      double seconds) {
+static int tune_shape(struct job *job, const struct tool_problem *problem,
+                      const struct tool_operation *operation, double seconds) {
   struct tool_call call = {.layer = NULL};
   const clora_tune_options options = {.seconds = seconds, .progress = show, .user = job};
   size_t found = 0;
   TOOL_TRY(tool_problem_open(job->tool, problem, job->session.context, &call));
-  clora_status status =
-      backward ? tune_backward(problem, &call, &options, &found)
-               : clora_tune_forward(call.layer, &call.x, &call.y, &call.options, &options, &found);
+  clora_status status = operation->tune(&call, &options, &found);
   clora_layer_destroy(call.layer);
   TOOL_CLORA(job->tool, status);
   job->found += found;
@@ -96,7 +87,7 @@ static int tune_shapes(struct job *job, const struct request *request,
   for (size_t i = 0; i < count && !interrupted; i++) {
     double left = (end_ms - tool_time_ms()) * 1e-3;
     if (left <= 0) break;
-    TOOL_TRY(tune_shape(job, &shapes[i], request->backward, left / (double)(count - i)));
+    TOOL_TRY(tune_shape(job, &shapes[i], request->operation, left / (double)(count - i)));
   }
   return TOOL_OK;
 }
@@ -133,7 +124,7 @@ static int tune(struct job *job, const struct request *request) {
   tool_catch_interrupts(interrupt, (int)SA_RESETHAND); /* a second one ends the program */
   TOOL_TRY(tune_shapes(job, request, shapes, count));
   if (!warned) warn_of_loss(job);
-  if (!job->has_results) {
+  if (!job->has_results && !interrupted) {
     fprintf(stderr, "clora tune: nothing was measured: building and checking took the budget\n");
   }
   return conclude(job, "found", job->found);
@@ -162,7 +153,8 @@ static int serve(struct job *job, const struct request *request) {
   return conclude(job, "exported", count);
 }
 
-static int run(struct tool *tool, const struct request *request) {
+/* What says how to tune is of no use to what does not. */
+static int check(struct tool *tool, const struct request *request) {
   bool others[] = {request->shape != NULL, request->export != NULL, request->import != NULL,
                    request->forgets};
   size_t wishes = 0;
@@ -170,12 +162,24 @@ static int run(struct tool *tool, const struct request *request) {
   if (wishes > 1) {
     return tool_fail(tool, TOOL_USAGE, "one of --shape, --export, --import and --forget at a time");
   }
-  if ((request->budget > 0 || request->backward) && wishes > 0 && request->shape == NULL) {
-    return tool_fail(tool, TOOL_USAGE, "%s goes without --export, --import and --forget",
-                     request->backward ? "--backward" : "--budget");
+  const char *extra = request->is_backward           ? "--backward"
+                      : request->is_weight           ? "--weight"
+                      : request->variant != SIZE_MAX ? "--variant"
+                      : request->budget > 0          ? "--budget"
+                                                     : NULL;
+  if (extra != NULL && wishes > 0 && request->shape == NULL) {
+    return tool_fail(tool, TOOL_USAGE, "%s goes without --export, --import and --forget", extra);
   }
+  return TOOL_OK;
+}
+
+static int run(struct tool *tool, struct request *request) {
+  TOOL_TRY(check(tool, request));
+  TOOL_TRY(
+      tool_operation_find(tool, request->is_backward, request->is_weight, &request->operation));
   struct job job = {.tool = tool, .results = json_array()};
-  int code = tool_session_open(tool, tool->device, NULL, &job.session);
+  const char *variant = tool_variant_of(request->variant);
+  int code = tool_session_open(tool, tool->device, variant, &job.session);
   if (code == TOOL_OK) code = serve(&job, request);
   tool_session_close(&job.session);
   json_decref(job.results);
@@ -184,14 +188,18 @@ static int run(struct tool *tool, const struct request *request) {
 
 int run_tune(int argc, char **argv) {
   struct tool tool = {.command = argv[0]};
-  struct request request = {.shape = NULL};
+  struct request request = {.variant = SIZE_MAX};
   const struct tool_option options[] = {
       {0, "shape", "SHAPE", "this shape, as for clora explain; else a usual layer of 4096 -> 4096",
        TOOL_TEXT, &request.shape, TOOL_OPTIONAL},
       {0, "budget", "SECONDS", "stop after about so long (60)", TOOL_NUMBER, &request.budget,
        TOOL_RANGE(1, 1000000)},
       {0, "backward", NULL, "tune the products of backward instead of a forward", TOOL_SWITCH,
-       &request.backward, TOOL_OPTIONAL},
+       &request.is_backward, TOOL_OPTIONAL},
+      {0, "weight", NULL, "tune W = scale A B instead", TOOL_SWITCH, &request.is_weight,
+       TOOL_OPTIONAL},
+      {0, "variant", "V", "the knobs of this variant, whichever would serve", TOOL_CHOICE,
+       &request.variant, .choice = tool_variant_choice},
       {0, "export", "FILE", "write what was found, as JSON, instead of tuning", TOOL_TEXT,
        &request.export, TOOL_OPTIONAL},
       {0, "import", "FILE", "take what such a file holds", TOOL_TEXT, &request.import,
@@ -200,7 +208,9 @@ int run_tune(int argc, char **argv) {
        &request.forgets, TOOL_OPTIONAL},
   };
   const struct tool_usage usage = {
-      .synopsis = "[--shape SHAPE] [--backward] [--budget SECONDS]",
+      .synopsis =
+          "[--shape SHAPE] [--backward | --weight] [--variant V] [--budget SECONDS]\n"
+          "       clora tune --export FILE | --import FILE | --forget",
       .about =
           "Measures, in turns, whether other knobs than the rules' make kernels faster on this\n"
           "device, and remembers those that do. Results do not change by a bit. Ctrl-C stops and\n"

@@ -157,11 +157,13 @@ clora_status clora__tune(clora_context *context, const struct clora__plan *plan,
                          const struct clora__problem *problem, size_t scratch_bytes,
                          struct clora__tuner *tuner) {
   struct search s = {.context = context, .tuner = tuner, .problem = *problem, .best = *plan};
-  if (plan->variant->choices == NULL || is_over(tuner)) return CLORA_OK;
+  const struct clora__variant *row = plan->variant;
   char sizes[96];
   clora__sizes_text(problem, false, sizes, sizeof sizes);
-  snprintf(s.title, sizeof s.title, "%s %s %s", plan->variant->function, sizes,
+  snprintf(s.title, sizeof s.title, "%s %s %s", row->function ? row->function : row->name, sizes,
            clora_dtype_name(problem->in.dtype));
+  if (row->choices == NULL) tell(tuner, true, "%s: it has no knobs to tune", s.title);
+  if (row->choices == NULL || is_over(tuner)) return CLORA_OK;
   TRY(clora__track_open(context, problem, scratch_bytes, &s.track));
   clora_status status = descend(&s);
   if (status == CLORA_OK) status = conclude(&s, plan);
