@@ -423,10 +423,12 @@ CLORA_API clora_status clora_prepare_backward(clora_layer *layer, const clora_ma
 
 /* Write a text that says which variant serves the call with these arguments and why the others do
  * not, from the verdicts known so far. One line per product and variant, best first:
- *   PRODUCT VARIANT: serves (...) | stands by | yields: WHY | does not fit: WHY | refused: WHY
+ *   PRODUCT VARIANT: serves (...) | stands by: VARIANT serves | yields: WHY | does not fit: WHY
+ *                    | refused: WHY
  * and below the one that serves an indented line for each knob that can be tuned: its value, and
- * the rule or the tuning that it comes from.
- * At most `size` bytes with the final NUL; longer texts are cut. Builds nothing. */
+ * the rule or the tuning that it comes from. Of backward a line with the name of what each product
+ * gives stands above its lines: t, dt, dB, dA, dx. At most `size` bytes with the final NUL; longer
+ * texts are cut. Builds nothing. */
 CLORA_API clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix *x,
                                              const clora_matrix *y,
                                              const clora_forward_options *options, char *text,

@@ -75,6 +75,7 @@ static void check_refused(const struct clora__variant *bad, const char *words) {
   snprintf(line, sizeof line, "expand %s: refused: ", bad->name);
   ck_assert_msg(strstr(text, line) != NULL, "%s", text);
   ck_assert_msg(strstr(text, "expand good: serves (passed its check") != NULL, "%s", text);
+  ck_assert_msg(strstr(text, "expand plain: stands by: good serves") != NULL, "%s", text);
   clora_context_destroy(context);
 }
 
@@ -217,7 +218,9 @@ START_TEST(rows_yield_to_better_ones) {
   explain(context, text, sizeof text);
   bool cpu = (clora_context_device(context)->type & CL_DEVICE_TYPE_CPU) != 0;
   const char *words = cpu ? "forward fused: serves" : "expand gpu: serves";
-  ck_assert_msg(strstr(text, words) != NULL, "%s", text);
+  const char *others = cpu ? "expand plain: stands by: fused serves [plain]"
+                           : "expand plain: stands by: gpu serves [plain]";
+  ck_assert_msg(strstr(text, words) != NULL && strstr(text, others) != NULL, "%s", text);
 }
 END_TEST
 

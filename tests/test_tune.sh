@@ -45,7 +45,8 @@ fi
 
 shape=rows=3,d_in=40,d_out=33,r=5
 expect 0 explain $shape
-says out '^forward, rows 3, 40 -> 33, r 5, f32$' '^[a-z]+ [a-z]+: serves \(passed its check' '^expand plain: '
+says out '^forward, rows 3, 40 -> 33, r 5, f32$' '^[a-z]+ [a-z]+: serves \(passed its check' \
+  '^expand plain: stands by: [a-z_]+ serves \['
 expect 0 explain $shape,dtype=bf16,beta=1 --json
 is_json device shape explained
 says out '"shape": "forward, rows 3, 40 -> 33, r 5, bf16, beta 1"' '"explained": \[$'

@@ -303,8 +303,8 @@ clora_status clora_explain_backward(const clora_layer *layer, const clora_matrix
     if (!s->wanted) continue;
     size_t used = strlen(text);
     snprintf(text + used, size - used, "%s\n", names[i]);
-    bool served = false;
-    clora__plan_explain(b.context, s->product, &s->problem, &served, text, size);
+    const struct clora__variant *serving = NULL;
+    clora__plan_explain(b.context, s->product, &s->problem, &serving, text, size);
   }
   return CLORA_OK;
 }

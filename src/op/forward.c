@@ -217,9 +217,9 @@ clora_status clora_explain_forward(const clora_layer *layer, const clora_matrix 
         text ? "given" : "NULL", size);
   TRY(describe(layer, x, y, options ? options : &defaults, &f));
   text[0] = '\0';
-  bool fused = false;
+  const struct clora__variant *fused = NULL;
   clora__plan_explain(f.context, &clora__forward, &f.whole, &fused, text, size);
-  bool shrinks = fused, expands = fused;
+  const struct clora__variant *shrinks = fused, *expands = fused;
   clora__plan_explain(f.context, &clora__shrink, &f.shrink, &shrinks, text, size);
   clora__plan_explain(f.context, &clora__expand, &f.expand, &expands, text, size);
   return CLORA_OK;

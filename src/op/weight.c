@@ -76,9 +76,9 @@ clora_status clora_explain_weight(const clora_layer *layer, const clora_matrix *
   CHECK(text != NULL && size > 0, CLORA_INVALID_ARGUMENT, "text is %s, size is %zu",
         text ? "given" : "NULL", size);
   TRY(describe(layer, w, options ? options : &defaults, &p));
-  bool served = false;
+  const struct clora__variant *serving = NULL;
   text[0] = '\0';
-  clora__plan_explain(layer->context, &clora__expand, &p, &served, text, size);
+  clora__plan_explain(layer->context, &clora__expand, &p, &serving, text, size);
   return CLORA_OK;
 }
 

@@ -115,13 +115,14 @@ clora_status clora__plan_seek(clora_context *context, const struct clora__produc
 clora_status clora__plan(clora_context *context, const struct clora__product *product,
                          const struct clora__problem *problem, bool may_build,
                          struct clora__plan *plan) {
-  bool serves = false, fits = false, explained = false;
+  bool serves = false, fits = false;
+  const struct clora__variant *serving = NULL;
   for (enum effort effort = FIRST_CHOICE; !serves && effort <= LAST_RESORT; effort++) {
     TRY(search(context, product, problem, may_build, effort, plan, &serves, &fits));
   }
   if (serves) return CLORA_OK;
   char text[1024] = "";
-  clora__plan_explain(context, product, problem, &explained, text, sizeof text);
+  clora__plan_explain(context, product, problem, &serving, text, sizeof text);
   FAIL(fits ? CLORA_NO_VARIANT : CLORA_UNSUPPORTED, "no variant %s%sserves %s on %s:\n%s",
        context->variant, context->variant[0] != '\0' ? " " : "", product->name,
        context->device.name, text);
@@ -245,38 +246,37 @@ static void explain_serving(clora_context *context, const struct clora__variant 
   append(text, size, "%s", f->refusals);
 }
 
-/* Says about one row what the search would find. */
+/* Says about one row what the search would find; `serving` serves, or nothing does. */
 static void explain_row(clora_context *context, const struct clora__variant *row,
-                        const struct clora__problem *problem, bool serves, bool served, char *text,
-                        size_t size) {
+                        const struct clora__problem *problem, const struct clora__variant *serving,
+                        char *text, size_t size) {
   struct finding f;
   if (look_at(context, row, problem, &f) != CLORA_OK) {
     append(text, size, "unknown: %s", clora_error());
-  } else if (serves) {
+  } else if (row == serving) {
     explain_serving(context, row, problem, &f, text, size);
     return;
   } else if (f.obstacle != NULL) {
     append(text, size, "does not fit: %s", f.obstacle);
   } else if (!could_serve(&f)) {
     append(text, size, "refused: %s", f.kernel->reason);
-  } else if (served || f.modesty == NULL) {
-    append(text, size, "stands by");
-  } else {
+  } else if (f.modesty != NULL) {
     append(text, size, "yields: %s", f.modesty);
+  } else { /* nothing: only when memory was short a moment ago */
+    append(text, size, "stands by: %s serves", serving != NULL ? serving->name : "nothing");
   }
   if (row->run == NULL) append(text, size, " [%s]", row->function);
 }
 
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
-                         const struct clora__problem *problem, bool *served, char *text,
-                         size_t size) {
-  const struct clora__variant *best = *served ? NULL : serving_row(context, product, problem);
+                         const struct clora__problem *problem,
+                         const struct clora__variant **serving, char *text, size_t size) {
+  if (*serving == NULL) *serving = serving_row(context, product, problem);
   struct rows rows = rows_of(context, product, problem);
   for (const struct clora__variant *row; (row = next_row(&rows)) != NULL;) {
     append(text, size, "%s %s: ", product->name, row->name);
-    explain_row(context, row, problem, row == best, *served, text, size);
+    explain_row(context, row, problem, *serving, text, size);
     append(text, size, "\n");
-    *served |= row == best;
   }
 }
 

@@ -28,10 +28,10 @@ size_t clora__plan_workspace_bytes(const clora_context *context,
                                    const struct clora__problem *problem);
 
 /* Appends one line per row of the table to the text: what serves, and why the others do not.
- * *served says whether something serves already, and is set when a row does. */
+ * *serving is what serves already, or NULL; then it becomes the row that does. */
 void clora__plan_explain(clora_context *context, const struct clora__product *product,
-                         const struct clora__problem *problem, bool *served, char *text,
-                         size_t size);
+                         const struct clora__problem *problem,
+                         const struct clora__variant **serving, char *text, size_t size);
 
 /* A kernel that computes no product, with the check that it has to pass first. Same rules: refused
  * means CLORA_NO_VARIANT, unprepared CLORA_NOT_PREPARED unless may_build. */
