@@ -477,8 +477,9 @@ CLORA_API clora_status clora_tune_backward(clora_layer *layer, const clora_matri
 /* Write what the context knows of tuning as a JSON file, or read one: entries that the store keeps
  * for this device and driver, and those found since. Reading takes all or nothing: an entry with a
  * kernel, a knob or a value that this library or device does not have is CLORA_BAD_FILE, and the
- * message names it. A file from another device or driver is a warning in the log. *count, which may
- * be NULL, is the number of entries. */
+ * message names it. A file says where it was measured (device, platform, device_version, driver);
+ * elsewhere it is taken with a warning in the log, and its kernels are checked before they serve.
+ * *count, which may be NULL, is the number of entries. */
 CLORA_API clora_status clora_tuning_save(clora_context *context, const char *path, size_t *count);
 CLORA_API clora_status clora_tuning_load(clora_context *context, const char *path, size_t *count);
 

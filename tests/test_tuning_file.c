@@ -39,10 +39,13 @@ START_TEST(files_come_and_go_unchanged) {
 }
 END_TEST
 
+#define HEAD                                                                                \
+  "{\"schema\": \"clora-tuning\", \"version\": 1, \"device\": \"x\", \"platform\": \"x\", " \
+  "\"device_version\": \"x\", \"driver\": \"x\", \"tunings\": [{"
+
 /* What another device has room for. */
 START_TEST(tiles_have_to_fit_the_device) {
-  static const char text[] =
-      "{\"schema\": \"clora-tuning\", \"version\": 1, \"device\": \"x\", \"tunings\": [{"
+  static const char text[] = HEAD
       "\"kernel\": \"shrink_gpu\", \"in\": \"f32\", \"weight\": \"f32\", \"out\": \"f32\", "
       "\"rows\": 4096, \"inner\": 4096, \"cols\": 16, "
       "\"knobs\": {\"GROUP\": 256, \"COLS\": 16, \"ROWS\": 4, \"STEP\": 64}, \"gain\": 1.5}]}";
@@ -74,8 +77,7 @@ static const char *edited(const char *before, const char *after) {
 }
 
 START_TEST(a_file_that_the_store_cannot_hold_is_refused) {
-  static const char head[] =
-      "{\"schema\": \"clora-tuning\", \"version\": 1, \"device\": \"x\", \"tunings\": [{}";
+  static const char head[] = HEAD "}";
   static const char entry[] = ",{\"kernel\": \"a text of some length, as entries have\"}";
   size_t bytes = sizeof head - 1, step = sizeof entry - 1;
   char *text = malloc(sizeof head + CLORA__ENTRY_LIMIT * sizeof entry);
@@ -86,6 +88,14 @@ START_TEST(a_file_that_the_store_cannot_hold_is_refused) {
   free(text);
   ck_fails(clora_tuning_load(context_of(NULL), path, NULL), CLORA_UNSUPPORTED,
            "10001 tunings, the store holds 10000 entries");
+}
+END_TEST
+
+START_TEST(the_largest_gain_is_taken) {
+  if (!is_cpu_here()) return;
+  clora_context *context = open_context(own("gain"), NULL);
+  ck_ok(clora_tuning_load(context, edited("\"gain\": 2.0", "\"gain\": 1000000"), NULL));
+  clora_context_destroy(context);
 }
 END_TEST
 
@@ -122,7 +132,12 @@ START_TEST(absurd_files_are_refused_whole) {
       {"\"gain\": 2.0", "\"gain\": 0.99", "\"gain\" is 0.99, not from 1"},
       {"\"gain\": 2.0", "\"gain\": -2.0", "tunings[1] (expand_cpu): \"gain\" is -2, not from 1"},
       {"\"gain\": 2.0", "\"gain\": \"x\"", "\"gain\" is no number"},
+      {"\"gain\": 2.0", "\"gain\": 1000001", "\"gain\" is 1000001, not from 1 to 1000000"},
       {"\"gain\": 2.0", "\"gain\": 1e300", "\"gain\" is 1e+300"},
+      {",\n      \"gain\": 2.0", "", "tunings[1] (expand_cpu): \"gain\" is no number"},
+      {"\"kernel\": \"shrink_cpu\",", "", "tunings[0] (?): \"kernel\" is no text"},
+      {"\"in\": \"f32\",", "", "tunings[0] (shrink_cpu): \"in\" is no text, not f32"},
+      {"\"rows\": 64,", "", "\"rows\" is not a whole number from 1"},
       {"\"gain\": 2.0", "\"gain\": 2.0, \"extra\": 1", "\"extra\" is unknown"},
       {"\"gain\": 2.0", "\"gain\": 2.0, \"transposed\": 1", "\"transposed\" is no bool"},
       {"\"schema\": \"clora-tuning\"", "\"schema\": \"bench\"", "\"schema\" is bench, not"},
@@ -131,8 +146,15 @@ START_TEST(absurd_files_are_refused_whole) {
       {"\"version\": 1", "\"version\": 1, \"extra\": 1", "\"extra\" is unknown"},
       {"\"tunings\": [", "\"tunings\": [" TWIN ",",
        "tunings[1] (shrink_cpu): tunings[0] is for the same kernel and sizes"},
-      {"\"device\": \"a golden device\"", "\"device\": 1", "\"device\" is missing"},
+      {"\"schema\": \"clora-tuning\",", "", "\"schema\" is no text"},
+      {"\"version\": 1,", "", "\"version\" is no whole number"},
+      {"\"device\": \"a golden device\"", "\"device\": 1", "\"device\" is no text"},
+      {"\"device\": \"a golden device\",", "", "\"device\" is missing"},
+      {"\"platform\": \"a platform\",", "", "\"platform\" is missing"},
+      {"\"device_version\": \"OpenCL 1.2\",", "", "\"device_version\" is missing"},
+      {"\"driver\": \"1.0\",", "", "\"driver\" is missing"},
       {"\"tunings\"", "\"tuning\"", "\"tunings\" is missing"},
+      {"\"tunings\": [", "\"tunings\": 1, \"more\": [", "\"tunings\" is no list"},
       {"{", "[", "the JSON is not an object"},
   };
   clora_context *context = open_context(own("absurd"), NULL);
@@ -159,4 +181,5 @@ START_TEST(absurd_files_are_refused_whole) {
 END_TEST
 
 DEVICE_TEST_MAIN("tuning_file", files_come_and_go_unchanged, tiles_have_to_fit_the_device,
-                 absurd_files_are_refused_whole, a_file_that_the_store_cannot_hold_is_refused)
+                 the_largest_gain_is_taken, absurd_files_are_refused_whole,
+                 a_file_that_the_store_cannot_hold_is_refused)

@@ -23,7 +23,7 @@
 
 #define SCHEMA "clora-tuning"
 #define FILE_VERSION 1
-#define GAIN_LIMIT 1e6
+#define GAIN_LIMIT 1000000.0
 
 static const struct clora__product *const products[] = {&clora__forward, &clora__shrink,
                                                         &clora__expand, &clora__reduce};
@@ -238,8 +238,8 @@ static clora_status read_gain(const struct place *place, const json_t *entry, do
   const json_t *value = json_object_get(entry, "gain");
   if (!json_is_number(value)) REFUSE(place, "\"gain\" is no number");
   *gain = json_number_value(value);
-  if (*gain >= 1 && *gain < GAIN_LIMIT) return CLORA_OK;
-  REFUSE(place, "\"gain\" is %g, not from 1 to %g", *gain, GAIN_LIMIT);
+  if (*gain >= 1 && *gain <= GAIN_LIMIT) return CLORA_OK;
+  REFUSE(place, "\"gain\" is %.9g, not from 1 to %.9g", *gain, GAIN_LIMIT);
 }
 
 static clora_status read_entry(const clora_context *context, struct place *place, json_t *entry,
@@ -264,9 +264,21 @@ static clora_status read_entry(const clora_context *context, struct place *place
   return read_gain(place, entry, &t->gain);
 }
 
+/* What says where the file was made comes first. */
+#define DEVICE_KEYS 4
+static const char *const head_keys[] = {"device", "platform", "device_version", "driver",
+                                        "schema", "version",  "tunings"};
+
+static clora_status check_device_keys(const char *path, const json_t *document) {
+  for (size_t i = 0; i < DEVICE_KEYS; i++) {
+    const json_t *value = json_object_get(document, head_keys[i]);
+    CHECK(json_is_string(value), CLORA_BAD_FILE, "%s: \"%s\" is %s", path, head_keys[i],
+          value == NULL ? "missing" : "no text");
+  }
+  return CLORA_OK;
+}
+
 static clora_status check_head(const char *path, json_t *document) {
-  static const char *const known[] = {"schema",         "version", "device", "platform",
-                                      "device_version", "driver",  "tunings"};
   const char *schema = json_string_value(json_object_get(document, "schema"));
   const json_t *list = json_object_get(document, "tunings");
   size_t version;
@@ -276,30 +288,27 @@ static clora_status check_head(const char *path, json_t *document) {
         "%s: \"version\" is no whole number", path);
   CHECK(version == FILE_VERSION, CLORA_UNSUPPORTED, "%s: version %zu, this library reads %d", path,
         version, FILE_VERSION);
-  bool has_device = json_is_string(json_object_get(document, "device"));
-  CHECK(has_device && json_is_array(list), CLORA_BAD_FILE, "%s: \"%s\" is missing", path,
-        has_device ? "tunings" : "device");
+  TRY(check_device_keys(path, document));
+  CHECK(json_is_array(list), CLORA_BAD_FILE, "%s: \"tunings\" is %s", path,
+        list == NULL ? "missing" : "no list");
   CHECK(json_array_size(list) <= CLORA__ENTRY_LIMIT, CLORA_UNSUPPORTED,
         "%s: %zu tunings, the store holds %d entries", path, json_array_size(list),
         CLORA__ENTRY_LIMIT);
-  return check_keys(path, document, known, sizeof known / sizeof *known);
+  return check_keys(path, document, head_keys, sizeof head_keys / sizeof *head_keys);
 }
 
 /* Says the first thing that is another one here than where the file was made. */
 static void compare_device(const clora_context *context, const char *path, const json_t *document) {
   const clora_device *d = &context->device;
-  const char *const names[][2] = {{"device", d->name},
-                                  {"platform", d->platform_name},
-                                  {"device_version", d->version},
-                                  {"driver", d->driver}};
+  const char *const own[DEVICE_KEYS] = {d->name, d->platform_name, d->version, d->driver};
   bool same = true;
-  for (size_t i = 0; i < sizeof names / sizeof *names && same; i++) {
-    json_t *here = text_of(names[i][1]), *there = json_object_get(document, names[i][0]);
-    same = !json_is_string(there) || json_equal(here, there);
+  for (size_t i = 0; i < DEVICE_KEYS && same; i++) {
+    json_t *here = text_of(own[i]), *there = json_object_get(document, head_keys[i]);
+    same = json_equal(here, there);
     json_decref(here);
     if (same) continue;
     clora__log(&context->log, CLORA_LOG_WARNING, "%s was measured elsewhere: its %s is %s, here %s",
-               path, names[i][0], QUOTE(json_string_value(there)), names[i][1]);
+               path, head_keys[i], QUOTE(json_string_value(there)), own[i]);
   }
 }
 
