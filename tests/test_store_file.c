@@ -209,6 +209,9 @@ static void use_read_only(void *data) {
   if (find(&store, "a").verdict != CLORA__PASSED) _exit(3);
   if (find(&store, "b").verdict != CLORA__UNCHECKED) _exit(4);
   if (!explains(&store, FILE_NAME ", not written: attempt to write a readonly database")) _exit(5);
+  char reason[256];
+  if (clora__store_forget(&store, reason, sizeof reason)) _exit(6);
+  if (strstr(reason, "cannot be emptied: attempt to write a readonly database") == NULL) _exit(7);
 }
 
 static void use_empty_read_only(void *data) {

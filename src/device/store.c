@@ -301,15 +301,16 @@ static void remove_marks(const struct clora__store *store) {
 }
 
 bool clora__store_forget(struct clora__store *store, char *reason, size_t size) {
-  bool exists, forgot = true;
+  bool exists;
   const char *hindrance = clora__store_obstacle(store, &exists);
-  if (hindrance == NULL && exists)
-    forgot = clora__store_work_on(store, true, drop_all, NULL) == NULL;
-  if (hindrance == NULL && forgot) {
+  if (hindrance == NULL && exists) {
+    hindrance = clora__store_work_on(store, true, drop_all, NULL);
+  }
+  if (hindrance == NULL) {
     remove_marks(store);
     return true;
   }
   snprintf(reason, size, "the store%s%s cannot be emptied: %s", store->folder[0] ? " in " : "",
-           store->folder, hindrance != NULL ? hindrance : "it cannot be written");
+           store->folder, hindrance);
   return false;
 }
