@@ -36,6 +36,9 @@ says err '--variant is "best", not one of .*plain'
 expect 2 tune --shape d_out=3
 says err 'has no d_in'
 
+OCL_ICD_VENDORS=/nonexistent expect 3 tune --forget
+says err '^clora tune: .*pocl-opencl-icd'
+
 if ! "$program" devices >out 2>err; then
   echo "skipped: $(cat err)"
   exit 77
@@ -82,11 +85,17 @@ expect 1 tune --import bad.json
 says err 'bad.json: "schema" is other, not clora-tuning'
 expect 1 tune --import none.json
 says err 'none.json: cannot open'
+expect 0 tune --forget --json
+is_json forgot
 expect 0 tune --forget
+says out '^forgot everything, of every device$'
 expect 0 devices
 says out "^  store +$CLORA_CACHE/store-1.sqlite, empty$"
 CLORA_CACHE=off expect 1 tune --forget
 says err 'the store cannot be emptied: it is switched off'
+CLORA_CACHE=$work/tuning.json/below expect 1 tune --forget
+says err 'the store in .*/tuning.json/below cannot be emptied: Not a directory'
+CLORA_CACHE=/proc/none expect 0 tune --forget # nothing is there, and nothing could be
 
 # ---- nothing is lost without a word ----
 

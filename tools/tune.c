@@ -140,13 +140,18 @@ static int import(struct job *job, const char *path) {
   return conclude(job, "imported", count);
 }
 
+/* Of every device: what is left is not of this one. */
+static int forget(struct job *job) {
+  TOOL_CLORA(job->tool, clora_forget(job->session.context));
+  if (job->tool->json) return tool_print_json(job->tool, json_pack("{sb}", "forgot", 1));
+  printf("forgot everything, of every device\n");
+  return TOOL_OK;
+}
+
 static int serve(struct job *job, const struct request *request) {
   clora_context *context = job->session.context;
   size_t count = 0;
-  if (request->forgets) {
-    TOOL_CLORA(job->tool, clora_forget(context));
-    return conclude(job, "left", 0);
-  }
+  if (request->forgets) return forget(job);
   if (request->import != NULL) return import(job, request->import);
   if (request->export == NULL) return tune(job, request);
   TOOL_CLORA(job->tool, clora_tuning_save(context, request->export, &count));
