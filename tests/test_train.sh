@@ -224,6 +224,7 @@ expect 0 train "${some[@]}" --steps 21 --checkpoint-every 6 --keep 9 -o whole
 grep -q '"lora_dropout": 0.1,' whole/adapter_config.json || fail "the dropout is not written"
 cp -r whole part
 rm -r part/step-000012 part/step-000018 part/step-000021
+sed -i '7s/[^,]*$/1000.000/' part/metrics.csv # as if six steps had taken so long
 expect 0 train --resume part
 says out '^steps +21, of which 6 are done'
 says_nothing err
@@ -233,6 +234,7 @@ for file in adapter_model.safetensors adapter_config.json step-000021/optimizer.
 done
 cmp -s <(cut -d , -f 1-7 whole/metrics.csv) <(cut -d , -f 1-7 part/metrics.csv) ||
   fail "metrics.csv differs after --resume"
+awk -F , 'NR > 7 && $8 < 1000 { exit 1 }' part/metrics.csv || fail "the seconds do not go on"
 rm part/step-000021/DONE # as if it were not complete
 mkdir part/step-000024.clora-0a1b2c
 expect 0 train --resume part --steps 30 --json

@@ -162,6 +162,7 @@ struct train_report {
   struct train_history history;
   FILE *csv;
   double start_ms, shown_ms;
+  double former_s; /* of the processes before this one */
   bool is_drawn;
 };
 

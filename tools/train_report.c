@@ -44,7 +44,7 @@ static int note(struct tool *tool, struct train_history *h, uint64_t step, doubl
 }
 
 /* Reads the rows up to a step back; *keep is where the first row behind it begins. */
-static int read_rows(struct tool *tool, FILE *file, uint64_t last, struct train_history *history,
+static int read_rows(struct tool *tool, FILE *file, uint64_t last, struct train_report *report,
                      long *keep) {
   char line[256];
   *keep = 0;
@@ -60,7 +60,8 @@ static int read_rows(struct tool *tool, FILE *file, uint64_t last, struct train_
       if (at != NULL) at++;
     }
     if (at != NULL && *at != ',') validation = strtod(at, NULL);
-    TOOL_TRY(note(tool, history, step, loss, validation));
+    TOOL_TRY(note(tool, &report->history, step, loss, validation));
+    report->former_s = strtod(strrchr(line, ',') + 1, NULL);
     *keep = ftell(file);
   }
   return TOOL_OK;
@@ -73,7 +74,7 @@ static int open_csv(struct tool *tool, const struct train_request *request,
   name_file(request, "metrics.csv", path, sizeof path);
   FILE *old = progress->step > 0 ? fopen(path, "r") : NULL;
   if (old != NULL) {
-    int code = read_rows(tool, old, progress->step, &report->history, &keep);
+    int code = read_rows(tool, old, progress->step, report, &keep);
     fclose(old);
     TOOL_TRY(code);
   }
@@ -176,7 +177,7 @@ int train_report_step(struct tool *tool, const struct train_request *request,
   if (is_milestone && isfinite(progress->accuracy)) {
     fprintf(report->csv, "%.9g", progress->accuracy);
   }
-  fprintf(report->csv, ",%.3f\n", (now_ms - report->start_ms) * 1e-3);
+  fprintf(report->csv, ",%.3f\n", report->former_s + (now_ms - report->start_ms) * 1e-3);
   if (!is_milestone && now_ms - report->shown_ms < wait_ms) return TOOL_OK;
   char line[192];
   report->shown_ms = now_ms;
