@@ -9,7 +9,7 @@
 //         +---------+     +---+      +-----------+
 //
 // Tiles and knobs are those of tile_cpu.clh, and so are the bits: shrink_cpu and expand_cpu give
-// the same in two launches. A and B are read where they lie, A also where it is transposed.
+// the same in two launches. A and B are read where they lie.
 //
 // t is written to in_sum where the caller wants it.
 //
@@ -19,7 +19,6 @@
 #define PRIVATE_T 1
 #include "rows_cpu.clh"
 #include "tile_cpu.clh"
-#include "dots_cpu.clh"
 
 // t [rows, r] to the caller's, if it is wanted: its step is 0 otherwise.
 static void keep_t(__private const float *t, uint rows, uint r, __global float *to, ulong to_row) {
@@ -34,8 +33,8 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void fused_cpu(FORWARD_A
   const float factor = scale[scale_offset];
   for (ulong i = row_share.x; i < row_share.y; i += ROWS) {
     const uint height = (uint)min((ulong)ROWS, row_share.y - i);
-    shrink_strip(in + in_offset + i * in_row, in_row, height, inner, a + a_offset,
-                 TURNED ? a_col : a_row, (ulong2)(0, r), t, DEPTH, 1, strip);
+    shrink_strip(in + in_offset + i * in_row, in_row, height, inner, a + a_offset, a_row,
+                 (ulong2)(0, r), t, DEPTH, 1, strip);
     if (in_sum_row > 0 && get_group_id(1) == 0) {
       keep_t(t, height, (uint)r, in_sum + in_sum_offset + i * in_sum_row, in_sum_row);
     }

@@ -2,17 +2,15 @@
 //
 //   x = in [rows, inner]   A = weight [inner, cols]   t = out [rows, cols], f32
 //
-// The tiles, their drawing and their knobs stand in tile_cpu.clh; those for a transposed A in
-// dots_cpu.clh.
+// The tiles, their drawing and their knobs stand in tile_cpu.clh.
 //
 // knob    values  meaning
-// PACK_A  0 1     copy panels of A to f32 first: a large rank
+// PACK_A  0 1     copy panels of A to f32 first: transposed, or a large rank
 //
 // Private memory: 64 KiB of panels, with PACK_X also ROWS * CHUNK * 4 bytes: at most 76 KiB.
 
 #include "rows_cpu.clh"
 #include "tile_cpu.clh"
-#include "dots_cpu.clh"
 
 #define PANELS (16384 / (CHUNK * A_LANES))  // 64 KB of them: a part of every L2
 
@@ -56,9 +54,6 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void shrink_cpu(PRODUCT_
       }
     }
   }
-#elif TURNED
-  shrink_strip(in + row_share.x * in_row, in_row, row_share.y - row_share.x, inner, weight,
-               weight_col, col_share, out + row_share.x * out_row, out_row, factor, strip);
 #else
   for (ulong i = row_share.x; i < row_share.y; i += ROWS) {
     shrink_strip(in + i * in_row, in_row, (uint)min((ulong)ROWS, row_share.y - i), inner, weight,

@@ -18,6 +18,7 @@ static const char *misfit(const struct clora__problem *problem) {
 
 static const char *cpu_misfit(const clora_device *device, const struct clora__problem *problem) {
   size_t r = problem->weight.rows;
+  if (problem->a.transposed) return "A is transposed";
   if (problem->weight.transposed) return "B is transposed";
   if (r > CPU_RANK) return "r is above 64";
   const char *reason = misfit(problem);
@@ -41,8 +42,7 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "WIDTH", width);
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, 2));
   clora__knob(knobs, "VECTORS", clora__cpu_vectors(&problem->a, width));
-  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->in, &problem->a));
-  clora__knob(knobs, "TURNED", problem->a.transposed);
+  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
   clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }

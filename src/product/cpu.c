@@ -45,11 +45,7 @@ unsigned clora__cpu_width(const clora_device *device) {
 }
 
 unsigned clora__cpu_vectors(const clora_matrix *a, unsigned width) {
-  return a->cols > width && !a->transposed ? 2 : 1;
-}
-
-bool clora__cpu_packs_x(const clora_matrix *x, const clora_matrix *a) {
-  return x->dtype != CLORA_F32 && !a->transposed;
+  return a->cols > width ? 2 : 1;
 }
 
 unsigned clora__cpu_tile_rows(const clora_device *device, size_t rows, unsigned vectors) {

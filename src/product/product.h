@@ -26,11 +26,8 @@ extern const struct clora__variant clora__clblast;
 /* Lanes of a CPU device's vectors: 4, 8 or 16. */
 unsigned clora__cpu_width(const clora_device *device);
 
-/* Vectors a row of a shrink tile: 1 where that holds the rank, or A is transposed, else 2. */
+/* Vectors a row of a shrink tile: 1 where that holds the rank, else 2. */
 unsigned clora__cpu_vectors(const clora_matrix *a, unsigned width);
-
-/* Whether shrink copies x to f32: 16-bit, and not read along its rows with a transposed A. */
-bool clora__cpu_packs_x(const clora_matrix *x, const clora_matrix *a);
 
 /* Rows of a tile with so many vectors a row: as many as registers hold, fewer when a unit's share
  * of the rows would leave much of such a tile empty. */

@@ -25,7 +25,7 @@ static const char *cpu_misfit(const clora_device *device, const struct clora__pr
 
 /* Whether A is worth a copy in panels. */
 static bool packs_a(const struct clora__problem *problem) {
-  return !problem->weight.transposed && problem->out.rows > 4 && problem->out.cols > PACK_RANK;
+  return problem->weight.transposed || (problem->out.rows > 4 && problem->out.cols > PACK_RANK);
 }
 
 static void cpu_choose(const clora_device *device, const struct clora__problem *problem,
@@ -36,8 +36,7 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, vectors));
   clora__knob(knobs, "VECTORS", vectors);
   clora__knob(knobs, "PACK_A", packs_a(problem));
-  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->in, &problem->weight));
-  clora__knob(knobs, "TURNED", problem->weight.transposed);
+  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
   clora__free_knob(knobs, "groups",
                    packs_a(problem) ? CLORA__CPU_PACKING_GROUPS : CLORA__CPU_GROUPS);
 }
