@@ -50,9 +50,10 @@ ushort to_bf16(float value) {
       ulong out_offset, ulong out_row, ulong scale_offset, ulong in_sum_offset, ulong in_sum_row, \
       ulong rows, ulong inner, ulong cols, ulong in_parts, ulong out_parts
 
-// The arguments of a forward in one launch: out = beta*out + scale * (in a) weight, with
-// a [inner, r] stored as the weight [r, cols] is.
-#define FORWARD_ARGUMENTS                                                                     \
+// The arguments of two products in one launch. A forward: out = beta*out + scale * (in a) weight,
+// with a [inner, r]; joint: out and in_sum = weight a, with a [cols, rows]. a is stored as the
+// weight is.
+#define TWOFOLD_ARGUMENTS                                                                     \
   PRODUCT_ARGUMENTS, __global const WEIGHT_TYPE *a, ulong a_offset, ulong a_row, ulong a_col, \
       ulong r
 

@@ -27,7 +27,7 @@ static void keep_t(__private const float *t, uint rows, uint r, __global float *
   }
 }
 
-__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void fused_cpu(FORWARD_ARGUMENTS) {
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void fused_cpu(TWOFOLD_ARGUMENTS) {
   __private float t[ROWS * DEPTH] = {0}, strip[PACK_X ? ROWS * CHUNK : 1];
   const ulong2 row_share = share_of(rows, ROWS, 0), col_share = share_of(cols, B_LANES, 1);
   const float factor = scale[scale_offset];

@@ -32,7 +32,7 @@
 #define B_PITCH (Y_COLS + 4)
 #define B_TILE (COLS * B_PITCH)
 
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void fused_gpu(FORWARD_ARGUMENTS) {
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void fused_gpu(TWOFOLD_ARGUMENTS) {
   __local float4 tiles[(TILES > B_TILE ? TILES : B_TILE) / 4], t_tile[TILE_ROWS * T_PITCH / 4];
   uint4 b_units[SHARE(COLS * Y_COLS, WEIGHT_TYPE)];
   const uint id = (uint)get_local_id(0), col_item = id % Y_ITEMS, row_item = id / Y_ITEMS;

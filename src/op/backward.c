@@ -11,6 +11,7 @@
 
 #include "base/size.h"
 #include "op/dot.h"
+#include "op/joint.h"
 #include "op/layer.h"
 #include "op/scratch.h"
 #include "plan/plan.h"
@@ -18,8 +19,8 @@
 #include "product/product.h"
 
 /* The products of one call, in the order in which they run: DB reads dy while DT has left it in a
- * cache. */
-enum { T, DT, DB, DA, DX, STEPS };
+ * cache. JOINT takes the place of both where it serves. */
+enum { T, JOINT, DT, DB, DA, DX, STEPS };
 
 struct backward {
   clora_context *context;
@@ -100,6 +101,16 @@ static struct step make_step(bool wanted, const struct clora__product *product,
   return step;
 }
 
+/* dB and dt in one launch. */
+static struct step make_joint(const struct step *dt, const struct step *db) {
+  struct step joint = *db;
+  joint.product = &clora__joint;
+  joint.wanted = dt->wanted && db->wanted;
+  joint.problem.a = dt->problem.weight;
+  joint.problem.in_sum = dt->problem.out;
+  return joint;
+}
+
 static void scale_step(struct step *step, const clora_layer *layer, bool accumulate) {
   step->problem.scale = layer->mem;
   step->problem.scale_offset = layer->scale_offset;
@@ -121,6 +132,7 @@ static void describe_products(struct backward *b, const clora_matrix *t, const c
   scale_step(&b->steps[DA], layer, o->accumulate);
   scale_step(&b->steps[DB], layer, o->accumulate);
   scale_step(&b->steps[DX], layer, o->accumulate_dx);
+  b->steps[JOINT] = make_joint(&b->steps[DT], &b->steps[DB]);
 }
 
 static clora_status describe(const clora_layer *layer, const clora_matrix *x,
@@ -197,10 +209,20 @@ static clora_status check_memory(const struct backward *b) {
 
 /* ---- planning and running ---- */
 
+static clora_status plan_joint(struct backward *b, bool may_build) {
+  struct step *s = &b->steps[JOINT];
+  if (!s->wanted) return CLORA_OK;
+  TRY(clora__plan_seek(b->context, s->product, &s->problem, may_build, &s->plan, &s->wanted));
+  if (s->wanted) b->steps[DT].wanted = b->steps[DB].wanted = false;
+  return CLORA_OK;
+}
+
 static clora_status plan(struct backward *b, bool may_build) {
+  TRY(plan_joint(b, may_build));
   for (int i = 0; i < STEPS; i++) {
     struct step *s = &b->steps[i];
-    if (s->wanted) TRY(clora__plan(b->context, s->product, &s->problem, may_build, &s->plan));
+    if (s->wanted && i != JOINT)
+      TRY(clora__plan(b->context, s->product, &s->problem, may_build, &s->plan));
   }
   return b->options->dscale != NULL ? clora__dot_prepare(b->context, may_build, &b->dot) : CLORA_OK;
 }
@@ -209,16 +231,17 @@ static clora_status plan(struct backward *b, bool may_build) {
 static struct clora__scratch place(struct backward *b, struct clora__scratch scratch) {
   struct step *s = b->steps;
   if (needs_dt(b->options)) {
-    clora_matrix *const users[] = {&s[DT].problem.out, &s[DA].problem.weight, &s[DX].problem.in};
-    for (size_t i = 0; i < 3; i++) {
+    clora_matrix *const users[] = {&s[JOINT].problem.in_sum, &s[DT].problem.out,
+                                   &s[DA].problem.weight, &s[DX].problem.in};
+    for (size_t i = 0; i < 4; i++) {
       users[i]->mem = scratch.mem;
       users[i]->offset = scratch.offset_bytes / sizeof(float);
     }
     scratch.offset_bytes += b->t_bytes;
   }
   if (b->own_t) {
-    clora_matrix *const users[] = {&s[T].problem.out, &s[DB].problem.in};
-    for (size_t i = 0; i < 2; i++) {
+    clora_matrix *const users[] = {&s[T].problem.out, &s[JOINT].problem.in, &s[DB].problem.in};
+    for (size_t i = 0; i < 3; i++) {
       users[i]->mem = scratch.mem;
       users[i]->offset = scratch.offset_bytes / sizeof(float);
     }
@@ -296,15 +319,17 @@ clora_status clora_explain_backward(const clora_layer *layer, const clora_matrix
         text ? "given" : "NULL", size);
   TRY(describe(layer, x, dy, options, &b));
   text[0] = '\0';
+  const struct clora__variant *joint = NULL;
   for (int i = 0; i < STEPS; i++) {
     static const char *const names[STEPS] = {
-        [T] = "t", [DT] = "dt", [DA] = "dA", [DB] = "dB", [DX] = "dx"};
+        [T] = "t", [JOINT] = "dt and dB", [DT] = "dt", [DA] = "dA", [DB] = "dB", [DX] = "dx"};
     struct step *s = &b.steps[i];
     if (!s->wanted) continue;
     size_t used = strlen(text);
     snprintf(text + used, size - used, "%s\n", names[i]);
-    const struct clora__variant *serving = NULL;
+    const struct clora__variant *serving = i == DT || i == DB ? joint : NULL;
     clora__plan_explain(b.context, s->product, &s->problem, &serving, text, size);
+    if (i == JOINT) joint = serving;
   }
   return CLORA_OK;
 }

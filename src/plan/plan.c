@@ -20,11 +20,11 @@ static const struct clora__variant *next_row(struct rows *rows) {
   return *rows->table != NULL ? *rows->table++ : NULL;
 }
 
-/* Planted rows compute products; a forward is then made of them. */
+/* Planted rows compute one product; two are then made of them. */
 static struct rows rows_of(const clora_context *context, const struct clora__product *product,
                            const struct clora__problem *problem) {
   static const struct clora__variant *const none[] = {NULL};
-  if (context->planted != NULL && clora__is_forward(problem)) return (struct rows){NULL, none};
+  if (context->planted != NULL && clora__is_twofold(problem)) return (struct rows){NULL, none};
   return (struct rows){context->planted, product->variants};
 }
 
@@ -198,8 +198,8 @@ static bool could_serve(const struct finding *f) {
   return f->obstacle == NULL && f->kernel != NULL && f->kernel->verdict != CLORA__REFUSED;
 }
 
-/* The row that the search would end with, as far as is known; NULL: none. A forward has the two
- * products behind it, so that there a row that yields never serves. */
+/* The row that the search would end with, as far as is known; NULL: none. Two products have one
+ * each behind them, so that there a row that yields never serves. */
 static const struct clora__variant *serving_row(clora_context *context,
                                                 const struct clora__product *product,
                                                 const struct clora__problem *problem) {
@@ -209,7 +209,7 @@ static const struct clora__variant *serving_row(clora_context *context,
     struct finding f;
     if (look_at(context, row, problem, &f) != CLORA_OK || !could_serve(&f)) continue;
     if (f.modesty == NULL) return row;
-    if (second == NULL && !clora__is_forward(problem)) second = row;
+    if (second == NULL && !clora__is_twofold(problem)) second = row;
   }
   return second;
 }

@@ -210,13 +210,13 @@ static clora_status check_rows(struct trial *t, size_t first, size_t rows, doubl
 }
 
 /* All rows, or so many at either end of a large shape. */
-static size_t rows_to_compare(const struct trial *t) {
-  size_t rows = t->problem.out.rows;
+static size_t rows_to_compare(const struct trial *t, size_t rows) {
   return clora__work(&t->problem) <= CLORA__TRIAL_WORK ? rows : clora__min(rows, ROW_LIMIT);
 }
 
 static clora_status check_values(struct trial *t, double *worst) {
-  size_t rows = t->problem.out.rows, cols = t->problem.out.cols, some = rows_to_compare(t);
+  size_t rows = t->problem.out.rows, cols = t->problem.out.cols;
+  size_t some = rows_to_compare(t, rows);
   TRY(clora__allocate(some * cols, sizeof *t->expected, &t->expected));
   TRY(clora__allocate(some * cols, sizeof *t->bound, &t->bound));
   TRY(check_rows(t, 0, some, worst));
@@ -240,12 +240,13 @@ static clora_status check_sum(struct trial *t) {
   return CLORA_OK;
 }
 
-/* Some rows of t = in a that a forward kept. */
+/* Some rows of what is kept of two products: t = in a of a forward, dt = weight a of a joint. */
 static clora_status check_kept(struct trial *t, const float *kept, size_t first, size_t rows) {
   const struct clora__problem *p = &t->problem;
-  size_t inner = p->in.cols, r = p->a.cols;
+  size_t inner = p->a.rows, r = p->a.cols;
+  const float *factor = clora__is_forward(p) ? t->in : t->weight;
   struct clora__reference_product reference = {rows,      inner,
-                                               r,         t->in + first * inner,
+                                               r,         factor + first * inner,
                                                t->a,      NULL,
                                                1,         0,
                                                CLORA_F32, !t->context->device.keeps_subnormals};
@@ -255,15 +256,15 @@ static clora_status check_kept(struct trial *t, const float *kept, size_t first,
   clora__reference_product(&reference, expected, bound);
   double error = clora_reference_error(rows * r, kept + first * r, expected, bound, CLORA_F32);
   free(expected);
-  CHECK(error <= 1, CLORA_NO_VARIANT, "t [%zu, %zu] is %.3g times its bound off", p->in.rows, r,
-        error);
+  CHECK(error <= 1, CLORA_NO_VARIANT, "%s [%zu, %zu] is %.3g times its bound off",
+        clora__is_forward(p) ? "t" : "dt", p->in_sum.rows, r, error);
   return CLORA_OK;
 }
 
 /* All rows, or the first and the last ones of a large shape. */
-static clora_status check_t(struct trial *t) {
+static clora_status check_all_kept(struct trial *t) {
   const clora_matrix *kept = &t->problem.in_sum;
-  size_t count = kept->rows * kept->cols, some = rows_to_compare(t);
+  size_t count = kept->rows * kept->cols, some = rows_to_compare(t, kept->rows);
   float *values;
   TRY(clora__allocate(count, sizeof *values, &values));
   cl_int code = clEnqueueReadBuffer(t->context->queue, kept->mem, CL_TRUE, 0,
@@ -278,14 +279,16 @@ static clora_status check_t(struct trial *t) {
   return status;
 }
 
-/* Makes room for what half of the trials want beside the output: t, or the sum of the parts. */
+/* Makes room for what is wanted beside the output: dt, in half of the trials t, or the sum of the
+ * parts. */
 static clora_status fill_sum(struct trial *t) {
   struct clora__problem *p = &t->problem;
-  bool keeps_t = clora__is_forward(p) && t->aligned;
-  if (p->in_parts <= 1 && !keeps_t) return CLORA_OK;
-  size_t cols = keeps_t ? p->a.cols : p->in.cols;
-  p->in_sum = (clora_matrix){.rows = p->in.rows, .cols = cols, .dtype = CLORA_F32};
-  return clora__buffer(t->context, p->in.rows * cols * sizeof(float), &p->in_sum.mem);
+  bool keeps = clora__is_joint(p) || (clora__is_forward(p) && t->aligned);
+  if (p->in_parts <= 1 && !keeps) return CLORA_OK;
+  size_t rows = clora__is_joint(p) ? p->weight.rows : p->in.rows;
+  size_t cols = keeps ? p->a.cols : p->in.cols;
+  p->in_sum = (clora_matrix){.rows = rows, .cols = cols, .dtype = CLORA_F32};
+  return clora__buffer(t->context, rows * cols * sizeof(float), &p->in_sum.mem);
 }
 
 static clora_status open_and_check(struct trial *t, const struct clora__plan *plan, uint32_t seed,
@@ -295,14 +298,14 @@ static clora_status open_and_check(struct trial *t, const struct clora__plan *pl
   TRY(fill_scale(t));
   TRY(fill(t, &p->in, clora__max(p->in_parts, 1), seed + 1, &t->in));
   TRY(fill(t, &p->weight, 1, seed + 2, &t->weight));
-  if (clora__is_forward(p)) TRY(fill(t, &p->a, 1, seed + 4, &t->a));
+  if (clora__is_twofold(p)) TRY(fill(t, &p->a, 1, seed + 4, &t->a));
   TRY(fill_output(t, seed + 3));
   TRY(fill_sum(t));
   size_t bytes = plan->variant->workspace_bytes ? plan->variant->workspace_bytes(p) : 0;
   if (bytes > 0) TRY(clora__buffer(t->context, bytes, scratch));
   TRY(run_trial(t, plan, (struct clora__scratch){*scratch, 0}));
   TRY(check_guards(t));
-  if (p->in_sum.mem != NULL) TRY(clora__is_forward(p) ? check_t(t) : check_sum(t));
+  if (p->in_sum.mem != NULL) TRY(clora__is_twofold(p) ? check_all_kept(t) : check_sum(t));
   return check_values(t, worst);
 }
 

@@ -27,11 +27,12 @@ struct clora__knobs clora__variant_least_knobs(const clora_device *device,
 
 size_t clora__work(const struct clora__problem *p) {
   size_t rows = p->out.rows, inner = p->in.cols, cols = p->out.cols;
-  return clora__is_forward(p) ? rows * p->weight.rows * (inner + cols) : rows * inner * cols;
+  if (clora__is_forward(p)) return rows * p->weight.rows * (inner + cols);
+  return rows * inner * cols * (clora__is_joint(p) ? 2 : 1);
 }
 
 #define PRODUCT_ARGUMENTS 22
-#define FORWARD_ARGUMENTS 5 /* more */
+#define TWOFOLD_ARGUMENTS 5 /* more */
 
 /* Launches a kernel of our own; the arguments are those of kernels/common.cl, in their order. */
 static clora_status launch(struct clora__chain *chain, clora_context *context,
@@ -60,7 +61,7 @@ static clora_status launch(struct clora__chain *chain, clora_context *context,
       p->out_parts,
   };
   const cl_ulong a_shape[] = {p->a.offset, a.row, a.col, p->weight.rows};
-  struct clora__argument arguments[PRODUCT_ARGUMENTS + FORWARD_ARGUMENTS] = {
+  struct clora__argument arguments[PRODUCT_ARGUMENTS + TWOFOLD_ARGUMENTS] = {
       CLORA__ARGUMENT(p->in.mem), CLORA__ARGUMENT(p->weight.mem), CLORA__ARGUMENT(p->out.mem),
       CLORA__ARGUMENT(scale),     CLORA__ARGUMENT(in_sum),        CLORA__ARGUMENT(p->beta)};
   for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
@@ -71,7 +72,7 @@ static clora_status launch(struct clora__chain *chain, clora_context *context,
     arguments[PRODUCT_ARGUMENTS + 1 + i] = (struct clora__argument)CLORA__ARGUMENT(a_shape[i]);
   }
   struct clora__grid grid = plan->variant->grid(plan->units, p, plan->kernel);
-  size_t count = PRODUCT_ARGUMENTS + (clora__is_forward(p) ? FORWARD_ARGUMENTS : 0);
+  size_t count = PRODUCT_ARGUMENTS + (clora__is_twofold(p) ? TWOFOLD_ARGUMENTS : 0);
   return clora__launch(chain, plan->kernel, &grid, count, arguments);
 }
 

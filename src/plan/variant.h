@@ -6,12 +6,15 @@
 #include "device/launch.h"
 
 /* One product: out = beta*out + scale * in weight, in [rows, inner], weight [inner, cols],
- * out [rows, cols] not transposed. Or a whole forward: out = beta*out + scale * (in a) weight, with
- * a [inner, r], weight [r, cols]. To plan, the shapes and dtypes are enough; to run, the buffers
- * are there too. */
+ * out [rows, cols] not transposed. Or two:
+ *
+ *   a forward   out = beta*out + scale * (in a) weight   a [inner, r], weight [r, cols]
+ *   joint       the product, and kept = weight a         in is a transposed view, a [cols, rows]
+ *
+ * To plan, the shapes and dtypes are enough; to run, the buffers are there too. */
 struct clora__problem {
   clora_matrix in, weight, out;
-  clora_matrix a; /* of a forward; of a product it has no rows */
+  clora_matrix a; /* of two products; of one it has no rows */
   float beta;
   cl_mem scale; /* one f32 on the device; NULL: 1 */
   size_t scale_offset;
@@ -20,8 +23,8 @@ struct clora__problem {
    * [p rows, (p+1) rows), f32 and not transposed. 0 or 1: whole. Only variants that say so leave
    * or take parts. */
   size_t in_parts, out_parts;
-  clora_matrix in_sum; /* receives the sum of the parts of `in`, or of a forward t = in a, f32;
-                        * mem is NULL: not wanted */
+  clora_matrix in_sum; /* receives the sum of the parts of `in`, f32; mem is NULL: not wanted. Of
+                        * two products what is kept: of a forward, where wanted, t = in a */
 };
 
 /* Scratch of one call: the bytes from offset_bytes on, 64-byte aligned. */
@@ -43,7 +46,7 @@ struct clora__choice {
 };
 
 /* One row of a table. A kernel of our own is `source` and `function` with PRODUCT_ARGUMENTS, or of
- * a forward FORWARD_ARGUMENTS, of kernels/common.cl, and needs no `run`. */
+ * two products TWOFOLD_ARGUMENTS, of kernels/common.cl, and needs no `run`. */
 struct clora__variant {
   const char *name;
   const char *source, *function;
@@ -97,14 +100,22 @@ struct clora__variant {
                    struct clora__problem *shapes, size_t limit);
 };
 
-/* A product, or the forward operation, and its table, best row first; NULL ends it. */
+/* A product, or two, and the table, best row first; NULL ends it. */
 struct clora__product {
   const char *name;
   const struct clora__variant *const *variants;
 };
 
-static inline bool clora__is_forward(const struct clora__problem *problem) {
+static inline bool clora__is_twofold(const struct clora__problem *problem) {
   return problem->a.rows > 0;
+}
+
+static inline bool clora__is_forward(const struct clora__problem *problem) {
+  return clora__is_twofold(problem) && !problem->in.transposed;
+}
+
+static inline bool clora__is_joint(const struct clora__problem *problem) {
+  return clora__is_twofold(problem) && problem->in.transposed;
 }
 
 /* Multiply-adds. */
