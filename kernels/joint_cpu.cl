@@ -38,7 +38,7 @@ static void shrink_block(__global const WEIGHT_TYPE *dy, ulong dy_row, uint rows
     const uint height = min((uint)ROWS, rows - i);
     for (uint k = 0; k < width; k += CHUNK) {
       const uint depth = min((uint)CHUNK, width - k);
-      X_SPACE const float *x = strip_of(dy + i * dy_row + k, dy_row, height, depth, strip);
+      X_SPACE const TYPE(X_DTYPE) *x = strip_of(dy + i * dy_row + k, dy_row, height, depth, strip);
       shrink_tile(x, PACK_X ? CHUNK : dy_row, panel + k * A_LANES, A_LANES, depth, depth, height,
                   dt + i * dt_row, dt_row, r, first && k == 0, 1);
     }

@@ -44,7 +44,8 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void shrink_cpu(PRODUCT_
         panel = panels;
         for (ulong k = k0; k < k1; k += CHUNK) {
           const uint depth = (uint)min((ulong)CHUNK, k1 - k);
-          X_SPACE const float *x = strip_of(in + i * in_row + k, in_row, height, depth, strip);
+          X_SPACE const TYPE(X_DTYPE) *x =
+              strip_of(in + i * in_row + k, in_row, height, depth, strip);
           for (ulong o = o0; o < o1; o += A_LANES, panel += CHUNK * A_LANES) {
             shrink_tile(x, PACK_X ? CHUNK : in_row, panel, A_LANES, depth, depth, height,
                         out + i * out_row + o, out_row, (uint)min((ulong)A_LANES, o1 - o), k == 0,

@@ -42,7 +42,7 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__knob(knobs, "WIDTH", width);
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, 2));
   clora__knob(knobs, "VECTORS", clora__cpu_vectors(&problem->a, width));
-  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
+  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->in, width));
   clora__free_knob(knobs, "STREAM", clora__cpu_streams(problem));
   clora__free_knob(knobs, "groups", CLORA__CPU_GROUPS);
 }

@@ -12,9 +12,9 @@
 #define SLICES 16
 
 /* A dy of so many bytes is out of the caches when dB reads it again. A backward of 4096 x 3072 (50
- * MB), rank 8, took 2.9 ms instead of 3.45, with 256-bit vectors 3.8 and 4.0; of 16 MB 1.64 and
- * 1.69, and 2.1 and 1.96. */
-#define DY_BYTES ((size_t)32 << 20)
+ * MB), rank 8, took 2.9 ms instead of 3.45, with 256-bit vectors 3.8 and 4.0; in bf16 2.43 and
+ * 2.68; of 16 MB 1.64 and 1.69, with 256-bit vectors 2.1 and 1.96. */
+#define DY_BYTES ((size_t)24 << 20)
 
 static const char *misfit(const clora_device *device, const struct clora__problem *problem) {
   if (problem->out.rows > RANK) return "r is above 8";
@@ -43,7 +43,7 @@ static void choose(const clora_device *device, const struct clora__problem *prob
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->in.cols, vectors));
   clora__knob(knobs, "VECTORS", vectors);
   clora__knob(knobs, "PACK_A", 1);
-  clora__knob(knobs, "PACK_X", problem->weight.dtype != CLORA_F32);
+  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->weight, width));
 }
 
 static size_t workspace_bytes(const struct clora__problem *problem) {

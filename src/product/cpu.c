@@ -48,6 +48,10 @@ unsigned clora__cpu_vectors(const clora_matrix *a, unsigned width) {
   return a->cols > width ? 2 : 1;
 }
 
+bool clora__cpu_packs_x(const clora_matrix *x, unsigned width) {
+  return x->dtype == CLORA_F16 || (x->dtype == CLORA_BF16 && width < 16);
+}
+
 unsigned clora__cpu_tile_rows(const clora_device *device, size_t rows, unsigned vectors) {
   if (rows == 1) return 1;
   if (vectors == 2 && clora__cpu_width(device) == 8) return 6; /* 16 registers hold 6 x 2 sums */

@@ -29,6 +29,10 @@ unsigned clora__cpu_width(const clora_device *device);
 /* Vectors a row of a shrink tile: 1 where that holds the rank, else 2. */
 unsigned clora__cpu_vectors(const clora_matrix *a, unsigned width);
 
+/* Whether shrink copies x to f32 first: f16, whose values take a conversion each, and bf16 where 16
+ * registers hold no second vector of A. */
+bool clora__cpu_packs_x(const clora_matrix *x, unsigned width);
+
 /* Rows of a tile with so many vectors a row: as many as registers hold, fewer when a unit's share
  * of the rows would leave much of such a tile empty. */
 unsigned clora__cpu_tile_rows(const clora_device *device, size_t rows, unsigned vectors);

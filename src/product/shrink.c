@@ -36,7 +36,7 @@ static void cpu_choose(const clora_device *device, const struct clora__problem *
   clora__free_knob(knobs, "ROWS", clora__cpu_tile_rows(device, problem->out.rows, vectors));
   clora__knob(knobs, "VECTORS", vectors);
   clora__knob(knobs, "PACK_A", packs_a(problem));
-  clora__knob(knobs, "PACK_X", problem->in.dtype != CLORA_F32);
+  clora__knob(knobs, "PACK_X", clora__cpu_packs_x(&problem->in, width));
   clora__free_knob(knobs, "groups",
                    packs_a(problem) ? CLORA__CPU_PACKING_GROUPS : CLORA__CPU_GROUPS);
 }
