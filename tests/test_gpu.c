@@ -41,28 +41,29 @@ static void check_tile(const clora_device *device, const struct clora__variant *
   unsigned group = clora__knob_value(&knobs, "GROUP"), rows = clora__knob_value(&knobs, "ROWS");
   unsigned cols = clora__knob_value(&knobs, "COLS"), step = clora__knob_value(&knobs, "STEP");
   unsigned tile_rows = rows * 4 * group / (layers * cols);
-  ck_assert_msg(group >= 64 && group <= device->group_size && group % 64 == 0, "group %u", group);
-  ck_assert_msg(rows == 1 || rows == 2 || rows == 4 || rows == 8, "rows %u", rows);
-  ck_assert_msg(cols % 8 == 0 && cols * layers <= 4 * group, "cols %u, group %u", cols, group);
-  ck_assert_msg(step % run == 0 && 32 * run % step == 0 && tile_rows >= 8, "step %u, tile rows %u",
-                step, tile_rows);
+  ck_each_msg(group >= 64 && group <= device->group_size && group % 64 == 0, "group %u", group);
+  ck_each_msg(rows == 1 || rows == 2 || rows == 4 || rows == 8, "rows %u", rows);
+  ck_each_msg(cols % 8 == 0 && cols * layers <= 4 * group, "cols %u, group %u", cols, group);
+  ck_each_msg(step % run == 0 && 32 * run % step == 0 && tile_rows >= 8, "step %u, tile rows %u",
+              step, tile_rows);
   size_t bytes = 4 * (size_t)(tile_rows * (step + 4) + step * (cols + 4));
   if (row == fused_row()) {
     size_t b_bytes = 4 * (size_t)cols * (4 * cols + 4);
     bytes = (bytes > b_bytes ? bytes : b_bytes) + 4 * (size_t)tile_rows * (cols + 4);
-    ck_assert_msg(cols >= p->a.cols, "cols %u, r %zu", cols, p->a.cols);
+    ck_each_msg(cols >= p->a.cols, "cols %u, r %zu", cols, p->a.cols);
   }
-  ck_assert_msg(bytes <= device->local_bytes, "%zu bytes of %zu", bytes,
-                (size_t)device->local_bytes);
+  ck_each_msg(bytes <= device->local_bytes, "%zu bytes of %zu", bytes, (size_t)device->local_bytes);
 }
 
 static void check_knobs(const clora_device *device, const struct clora__variant *row,
                         const struct clora__problem *p, unsigned layers, unsigned run) {
-  ck_assert_ptr_null(row->misfit(device, p));
+  const char *misfit = row->misfit(device, p);
+  ck_each_msg(misfit == NULL, "%s", misfit);
   check_tile(device, row, p, layers, run, clora__variant_knobs(device, row, p));
   if (row->choose_least == NULL) return;
   struct clora__knobs knobs = clora__variant_least_knobs(device, row, p);
-  ck_assert_uint_eq(clora__knob_value(&knobs, "GROUP"), 64);
+  ck_each_msg(clora__knob_value(&knobs, "GROUP") == 64, "group %u",
+              clora__knob_value(&knobs, "GROUP"));
   check_tile(device, row, p, layers, run, knobs);
 }
 
@@ -99,9 +100,9 @@ START_TEST(every_device_reduces) {
         const struct clora__problem *p = r % 2 ? &da : &db;
         check_knobs(&device, row, p, 1, 4);
         struct clora__knobs knobs = clora__variant_knobs(&device, row, p);
-        ck_assert_uint_ge(clora__knob_value(&knobs, "ROWS"), 4);
+        ck_each_msg(clora__knob_value(&knobs, "ROWS") >= 4, "rows below 4 at rank %zu", r);
         knobs = clora__variant_least_knobs(&device, row, p);
-        ck_assert_uint_ge(clora__knob_value(&knobs, "ROWS"), 4);
+        ck_each_msg(clora__knob_value(&knobs, "ROWS") >= 4, "rows below 4 at rank %zu", r);
       }
     }
   }
@@ -137,7 +138,7 @@ START_TEST(one_launch_where_t_fits) {
         struct clora__problem p = make_forward(4096, 4096, r, 4096);
         const char *misfit = fused_row()->misfit(&device, &p);
         bool ample = groups[g] > 64 && memories[m] >= 32768 && r <= 32;
-        ck_assert_msg(!ample || misfit == NULL, "r %zu: %s", r, misfit);
+        ck_each_msg(!ample || misfit == NULL, "r %zu: %s", r, misfit);
         if (misfit != NULL) {
           ck_assert_ptr_nonnull(strstr(misfit, r > 32 ? "above 32" : "t does not fit"));
           continue;

@@ -104,7 +104,7 @@ START_TEST(draws_are_spread) {
   double uniform = 0, normal = 0, square = 0, fourth = 0;
   for (uint64_t n = 0; n < COUNT; n++) {
     double u = clora__uniform(3, 0, n), z = clora__normal(3, 1, n);
-    ck_assert(u > 0 && u < 1);
+    ck_each_msg(u > 0 && u < 1, "draw %zu is %a", (size_t)n, u);
     uniform += u / COUNT;
     normal += z / COUNT;
     square += z * z / COUNT;
