@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "device_test.h"
 
+#include <limits.h>
 #include <math.h>
 
 #include "base/dtype.h"
@@ -479,21 +480,51 @@ static void start_from_missing(size_t factors, const unsigned *levels, unsigned 
   }
 }
 
-void visit_pairs(size_t factors, const unsigned *levels, visit_function visit, void *data) {
+unsigned rule_of(size_t rows, size_t r) {
+  return (rows == 1 ? 0 : rows <= 16 ? 1 : 2) * 3 + (r <= 16 ? 0 : r <= 64 ? 1 : 2);
+}
+
+unsigned gemm_rule_of(size_t rows, size_t cols) {
+  size_t narrow = rows < cols ? rows : cols;
+  return (narrow == 1 ? 0 : narrow <= 4 ? 1 : 2) * 2 + (rows > cols);
+}
+
+/* How many of the case's kernels have not occurred. */
+static unsigned count_new_kinds(kinds_function kinds, const unsigned *values, bool *known,
+                                bool mark) {
+  unsigned list[KIND_COUNT], fresh = 0;
+  size_t count = kinds(values, list);
+  for (size_t i = 0; i < count; i++) {
+    fresh += !known[list[i]];
+    if (mark) known[list[i]] = true;
+  }
+  return fresh;
+}
+
+/* Pairs that a case has to cover more for each new kernel. */
+#define KIND_PRICE 4
+
+void visit_pairs(size_t factors, const unsigned *levels, kinds_function kinds, visit_function visit,
+                 void *data) {
+  bool known[KIND_LIMIT] = {false};
   uint64_t state = 1, seed = 0;
   size_t left = count_pairs(factors, levels);
   memset(seen, 0, sizeof seen);
   while (left > 0) {
-    unsigned best[FACTOR_LIMIT] = {0}, best_new = 0;
+    unsigned best[FACTOR_LIMIT] = {0};
+    int best_worth = INT_MIN;
     for (int attempt = 0; attempt < 40; attempt++) {
       unsigned values[FACTOR_LIMIT];
       for (size_t f = 0; f < factors; f++) values[f] = choice(&state, levels[f]);
       if (attempt % 2 == 0) start_from_missing(factors, levels, values);
-      unsigned fresh = count_new(factors, values, false);
-      if (fresh > best_new) memcpy(best, values, sizeof best);
-      if (fresh > best_new) best_new = fresh;
+      int fresh = (int)count_new(factors, values, false);
+      int worth = fresh - KIND_PRICE * (int)count_new_kinds(kinds, values, known, false);
+      if (fresh == 0 || worth <= best_worth) continue;
+      memcpy(best, values, sizeof best);
+      best_worth = worth;
     }
     left -= count_new(factors, best, true);
+    count_new_kinds(kinds, best, known, true);
     visit(best, ++seed * 1000, data);
   }
 }

@@ -119,7 +119,21 @@ void tally_report(const char *operation, const char *variant, const struct tally
  * occurs; or, exhaustively over the first `product` factors, all their combinations. */
 #define FACTOR_LIMIT 20
 typedef void (*visit_function)(const unsigned *levels, uint64_t seed, void *data);
-void visit_pairs(size_t factors, const unsigned *levels, visit_function visit, void *data);
+/* Names the kernels that a case needs by numbers below KIND_LIMIT, at most KIND_COUNT of them, and
+ * returns how many: a new one is compiled for half a second, so that pairs are rather covered by
+ * those that have occurred. */
+#define KIND_LIMIT 1024
+#define KIND_COUNT 5
+typedef size_t (*kinds_function)(const unsigned *levels, unsigned *kinds);
+void visit_pairs(size_t factors, const unsigned *levels, kinds_function kinds, visit_function visit,
+                 void *data);
+
+/* What the rules of shrink, expand and the forward for CPUs tell apart, below 9. */
+unsigned rule_of(size_t rows, size_t r);
+
+/* And that of gemm, below 6. */
+unsigned gemm_rule_of(size_t rows, size_t cols);
+
 void visit_product(size_t factors, const unsigned *levels, size_t product, visit_function visit,
                    void *data);
 

@@ -137,6 +137,16 @@ static void visit(const unsigned *values, uint64_t seed, void *data) {
   tally_add(p, check_linear(p->context, values, p->f32_only, seed));
 }
 
+/* y, dx and dw. */
+static size_t kinds(const unsigned *v, unsigned *kinds) {
+  size_t rows = sizes[v[ROWS]], d_in = sizes[v[D_IN]], d_out = sizes[v[D_OUT]];
+  unsigned dtypes = v[X_DTYPE] * 3 + v[W_DTYPE];
+  kinds[0] = gemm_rule_of(rows, d_out) * 9 + dtypes;
+  kinds[1] = gemm_rule_of(rows, d_in) * 9 + dtypes;
+  kinds[2] = 54 + gemm_rule_of(d_in, d_out) * 3 + v[X_DTYPE];
+  return 3;
+}
+
 START_TEST(dense_layers_of_every_variant) {
   for (const char *const *variant = variants_here(); *variant != NULL; variant++) {
     if (!computes(&clora__gemm, *variant)) continue;
@@ -145,7 +155,7 @@ START_TEST(dense_layers_of_every_variant) {
     memcpy(few, levels, sizeof few);
     if (suite_size() < FULL) few[W_DTYPE] = 2; /* that of x, or another */
     if (suite_size() < NORMAL || p.f32_only) few[ROWS] = few[D_IN] = few[D_OUT] = 3;
-    visit_pairs(FACTORS, few, visit, &p);
+    visit_pairs(FACTORS, few, kinds, visit, &p);
     tally_report("linear", *variant, &p);
   }
 }
