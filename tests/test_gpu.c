@@ -381,7 +381,9 @@ static void check_bits(const char *variant, size_t l, struct size size, const fl
   static const size_t counts[] = {MOST_ROWS, 1, 8, 33};
   bool wants_t = strcmp(variant, "gpu") == 0;
   clora_context *context = limited_context(l, variant);
-  for (size_t c = 0; c < (suite_size() == TINY ? 2 : COUNT(counts)); c++) {
+  /* Oclgrind, which takes seconds for it, finds what differs from run to run by its own means. */
+  bool expects_itself = wants_t && l == 0 && suite_size() == TINY;
+  for (size_t c = expects_itself; c < (suite_size() == TINY ? 2 : COUNT(counts)); c++) {
     size_t rows = counts[c];
     float *values = compute(context, rows, size, wants_t);
     if (values == NULL) continue;
