@@ -7,15 +7,13 @@
 #include "plan/plan.h"
 #include "product/product.h"
 
-/* Runs the product by the row with one knob set; gives its output. */
+/* Runs the product by the row with these knobs; gives its output. */
 static float *run_with(clora_context *context, const struct clora__variant *row,
-                       const struct clora__problem *problem, const char *knob, unsigned value) {
+                       const struct clora__problem *problem, struct clora__knobs knobs) {
   struct clora__plan plan = {row, NULL, 3};
-  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, problem);
   struct clora__chain chain;
   cl_event done;
   float *values = malloc(problem->out.rows * problem->out.cols * sizeof *values);
-  ck_assert(clora__knob_set(&knobs, knob, value));
   ck_ok(clora__kernel_find(context, row->source, row->function, &knobs, &plan.kernel));
   if (plan.kernel->kernel == NULL) ck_ok(clora__kernel_build(context, plan.kernel));
   ck_ok(clora__chain_begin(context, context->queue, 0, NULL, true, &chain));
@@ -30,21 +28,61 @@ static float *run_with(clora_context *context, const struct clora__variant *row,
   return values;
 }
 
-static bool has_room(clora_context *context, const struct clora__variant *row,
-                     const struct clora__problem *problem, const char *knob, unsigned value) {
-  struct clora__knobs knobs = clora__variant_knobs(&context->device, row, problem);
-  ck_assert(clora__knob_set(&knobs, knob, value));
-  return row->fits == NULL || row->fits(&context->device, &knobs);
+/* One product by one row: the bits that the rules' knobs give, and every other kernel has to. */
+struct subject {
+  clora_context *context;
+  const struct clora__variant *row;
+  struct clora__problem problem;
+  float *expected;
+};
+
+static struct clora__knobs rule(const struct subject *s) {
+  return clora__variant_knobs(&s->context->device, s->row, &s->problem);
 }
 
-/* Every value of every knob that the device has room for. r is 0 for a product. */
+/* False when the device has no room for these knobs. */
+static bool try_knobs(const struct subject *s, const struct clora__knobs *knobs) {
+  if (s->row->fits != NULL && !s->row->fits(&s->context->device, knobs)) return false;
+  const clora_matrix *out = &s->problem.out;
+  char text[512];
+  clora__knobs_text(knobs, text, sizeof text);
+  float *values = run_with(s->context, s->row, &s->problem, *knobs);
+  ck_assert_msg(memcmp(s->expected, values, out->rows * out->cols * sizeof *values) == 0,
+                "%s: %s changes bits of %zu x %zu x %zu", s->row->function, text, out->rows,
+                s->problem.in.cols, out->cols);
+  free(values);
+  return true;
+}
+
+/* Every value of every knob that the device has room for: the n-th values of all knobs in one
+ * kernel, or where it has no room for that one each. */
+static void try_all(const struct subject *s) {
+  unsigned most = 0;
+  for (const struct clora__choice *c = s->row->choices; c->knob != NULL; c++) {
+    most = c->count > most ? c->count : most;
+  }
+  for (unsigned n = 0; n < most; n++) {
+    struct clora__knobs together = rule(s);
+    for (const struct clora__choice *c = s->row->choices; c->knob != NULL; c++) {
+      ck_assert(clora__knob_set(&together, c->knob, c->values[n % c->count]));
+    }
+    if (try_knobs(s, &together)) continue;
+    for (const struct clora__choice *c = s->row->choices; c->knob != NULL; c++) {
+      struct clora__knobs alone = rule(s);
+      ck_assert(clora__knob_set(&alone, c->knob, c->values[n % c->count]));
+      try_knobs(s, &alone);
+    }
+  }
+}
+
+/* r is 0 for a product. */
 static void ck_same_bits(const struct clora__variant *row, size_t rows, size_t inner, size_t r,
                          size_t cols) {
   clora_context *context = context_of(NULL);
   const struct layout dense = {0}, turned = {.transposed = true};
   bool reduces = row == clora__reduce.variants[0];
   size_t depth = r > 0 ? r : inner;
-  float *in = random_values(rows * inner, CLORA_F32, 1), *first = NULL;
+  float *in = random_values(rows * inner, CLORA_F32, 1);
   float *weight = random_values(depth * cols, CLORA_F32, 2);
   float *between = random_values(inner * depth, CLORA_F32, 3);
   struct guarded x = guarded_create(context, rows, inner, reduces ? turned : dense, in);
@@ -53,18 +91,10 @@ static void ck_same_bits(const struct clora__variant *row, size_t rows, size_t i
   struct guarded y = guarded_create(context, rows, cols, dense, NULL);
   struct clora__problem p = {.in = x.matrix, .weight = w.matrix, .out = y.matrix};
   if (r > 0) p.a = a.matrix;
-  for (const struct clora__choice *c = row->choices; c->knob != NULL; c++) {
-    for (unsigned i = 0; i < c->count; i++) {
-      if (!has_room(context, row, &p, c->knob, c->values[i])) continue;
-      float *values = run_with(context, row, &p, c->knob, c->values[i]);
-      if (first == NULL) first = values;
-      ck_assert_msg(memcmp(first, values, rows * cols * sizeof *values) == 0,
-                    "%s: %s=%u changes bits of %zu x %zu x %zu x %zu", row->function, c->knob,
-                    c->values[i], rows, inner, r, cols);
-      if (values != first) free(values);
-    }
-  }
-  free(first);
+  struct subject s = {context, row, p, NULL};
+  s.expected = run_with(context, row, &p, rule(&s));
+  try_all(&s);
+  free(s.expected);
   free(in);
   free(weight);
   free(between);
