@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "file/bytes.h"
 #include "file/gguf.h"
+#include "file/gguf_header.h"
 #include "file/json.h"
 
 /* One half as it is written: rows of `cols` elements. */
