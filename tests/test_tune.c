@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "base/random.h"
+#include "base/size.h"
 #include "files.h"
 #include "plan/plan.h"
 #include "plan/race.h"
@@ -300,6 +301,30 @@ START_TEST(smaller_groups_serve_where_larger_ones_are_refused) {
 }
 END_TEST
 
+/* The last set's last part ends within the buffer: t in parts is larger than t. */
+static void ck_room(cl_mem mem, const clora_matrix *m, size_t parts, size_t sets) {
+  size_t bytes = 0, set = clora__round_up(m->rows * m->cols * parts, 32);
+  ck_assert_int_eq(clGetMemObjectInfo(mem, CL_MEM_SIZE, sizeof bytes, &bytes, NULL), CL_SUCCESS);
+  ck_assert_uint_ge(bytes, ((sets - 1) * set + m->rows * m->cols * parts) * sizeof(float));
+}
+
+START_TEST(a_race_has_room_for_parts) {
+  clora_context *context = context_of(NULL);
+  struct clora__track track;
+  for (size_t parts = 1; parts <= 8; parts += 7) {
+    struct clora__problem p = {.in = {.rows = 3, .cols = 4096, .dtype = CLORA_F32},
+                               .weight = {.rows = 4096, .cols = 5, .dtype = CLORA_F32},
+                               .out = {.rows = 3, .cols = 5, .dtype = CLORA_F32},
+                               .in_parts = 9 - parts,
+                               .out_parts = parts};
+    ck_ok(clora__track_open(context, &p, 0, &track));
+    ck_room(track.in, &p.in, p.in_parts, track.sets);
+    ck_room(track.out, &p.out, p.out_parts, track.sets);
+    clora__track_close(&track);
+  }
+}
+END_TEST
+
 START_TEST(weight_is_tuned_too) {
   const struct clora__variant *const rows[] = {&planted, NULL};
   clora_context *context = open_context(own("weight"), NULL);
@@ -403,6 +428,6 @@ DEVICE_TEST_MAIN("tune", intervals_hold_the_truth, classes_round_sizes_up,
                  a_tuning_serves_its_class_alone, a_refused_tuning_is_passed_over,
                  smaller_groups_serve_where_larger_ones_are_refused,
                  a_tuning_is_remembered_for_this_driver_and_source,
-                 a_value_that_the_row_does_not_take_is_ignored, weight_is_tuned_too,
-                 backward_is_tuned_too, the_fastest_right_value_wins, stopping_keeps_what_was_found,
-                 two_contexts_tune_at_once)
+                 a_value_that_the_row_does_not_take_is_ignored, a_race_has_room_for_parts,
+                 weight_is_tuned_too, backward_is_tuned_too, the_fastest_right_value_wins,
+                 stopping_keeps_what_was_found, two_contexts_tune_at_once)

@@ -47,16 +47,17 @@ struct clora__ratio clora__ratio_of(size_t count, const double *ratios) {
 
 /* ---- operands ---- */
 
-static size_t elements(const clora_matrix *m) {
-  return m->rows * m->cols;
+/* Of one set: a matrix, in so many parts (0: whole). */
+static size_t elements(const clora_matrix *m, size_t parts) {
+  return m->rows * m->cols * clora__max(parts, 1);
 }
 
-static clora_status fill(struct clora__track *track, const clora_matrix *m, size_t sets,
-                         cl_mem *mem) {
+static clora_status fill(struct clora__track *track, const clora_matrix *m, size_t parts,
+                         size_t sets, cl_mem *mem) {
   float values[32];
   unsigned char stored[sizeof values];
   size_t size = clora_dtype_size(m->dtype), pattern = 32 * size;
-  size_t bytes = clora__round_up(elements(m) * size, pattern) * sets;
+  size_t bytes = clora__round_up(elements(m, parts) * size, pattern) * sets;
   for (uint64_t i = 0; i < 32; i++) values[i] = (float)clora__uniform(1, 2, i) - 0.5f;
   clora_pack(m->dtype, 32, values, stored);
   TRY(clora__buffer(track->context, bytes, mem));
@@ -72,17 +73,18 @@ static void make_dense(clora_matrix *m) {
 static clora_status open_track(struct clora__track *track, size_t scratch_bytes) {
   clora_context *context = track->context;
   struct clora__problem *p = &track->problem;
-  size_t moved = elements(&p->in) * clora_dtype_size(p->in.dtype) +
-                 elements(&p->out) * clora_dtype_size(p->out.dtype);
+  size_t moved = elements(&p->in, p->in_parts) * clora_dtype_size(p->in.dtype) +
+                 elements(&p->out, p->out_parts) * clora_dtype_size(p->out.dtype);
   track->sets = clora__max(clora__min(MOVED_BYTES / clora__max(moved, 1), SETS), 1);
   make_dense(&p->in);
   make_dense(&p->weight);
   make_dense(&p->a);
   make_dense(&p->out);
-  TRY(fill(track, &p->in, track->sets, &track->in));
-  TRY(fill(track, &p->weight, 1, &track->weight));
-  TRY(fill(track, &p->out, track->sets, &track->out));
-  if (clora__is_forward(p)) TRY(fill(track, &p->a, 1, &track->a));
+  p->in_sum = (clora_matrix){.mem = NULL}; /* nothing of the caller's is written */
+  TRY(fill(track, &p->in, p->in_parts, track->sets, &track->in));
+  TRY(fill(track, &p->weight, 1, 1, &track->weight));
+  TRY(fill(track, &p->out, p->out_parts, track->sets, &track->out));
+  if (clora__is_forward(p)) TRY(fill(track, &p->a, 1, 1, &track->a));
   if (scratch_bytes > 0) TRY(clora__buffer(context, scratch_bytes, &track->scratch));
   p->weight.mem = track->weight;
   p->a.mem = track->a;
@@ -113,9 +115,9 @@ void clora__track_close(struct clora__track *track) {
 /* ---- turns ---- */
 
 /* The matrix of the next set, in the buffer that holds all of them. */
-static void place(clora_matrix *m, cl_mem mem, size_t set) {
+static void place(clora_matrix *m, size_t parts, cl_mem mem, size_t set) {
   m->mem = mem;
-  m->offset = clora__round_up(elements(m), 32) * set;
+  m->offset = clora__round_up(elements(m, parts), 32) * set;
 }
 
 static clora_status run_turn(struct clora__track *track, const struct clora__plan *plan,
@@ -128,8 +130,8 @@ static clora_status run_turn(struct clora__track *track, const struct clora__pla
   for (size_t i = 0; i < calls; i++) {
     bool last = i + 1 == calls;
     track->next = (track->next + 1) % track->sets;
-    place(&p.in, track->in, track->next);
-    place(&p.out, track->out, track->next);
+    place(&p.in, p.in_parts, track->in, track->next);
+    place(&p.out, p.out_parts, track->out, track->next);
     TRY(clora__chain_begin(context, context->queue, 0, NULL, last, &chain));
     clora_status status =
         clora__plan_run(&chain, context, plan, &p, (struct clora__scratch){track->scratch, 0});
