@@ -158,7 +158,7 @@ CLORA_API const char *clora_variant_name(size_t index);
  * Writes a text that says where the store is, "store: PATH", and what it knows about kernels on the
  * context's device, one line each, the oldest first:
  *   FUNCTION (KNOBS): passed, E of the bound | refused: WHY
- * A check whose process ended in it counts as refused, and is made once more where nothing else
+ * A check whose process ended in it counts as refused, and is made again where nothing else
  * serves. Whether the store can be written shows in writing it alone, which this does. At most
  * `size` bytes with the final NUL. */
 CLORA_API clora_status clora_explain_store(clora_context *context, char *text, size_t size);

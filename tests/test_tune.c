@@ -325,6 +325,11 @@ START_TEST(a_race_has_room_for_parts) {
 }
 END_TEST
 
+static bool keep_message(bool is_result, const char *message, void *user) {
+  if (is_result) snprintf(user, 256, "%s", message);
+  return true;
+}
+
 START_TEST(weight_is_tuned_too) {
   const struct clora__variant *const rows[] = {&planted, NULL};
   clora_context *context = open_context(own("weight"), NULL);
@@ -337,6 +342,10 @@ START_TEST(weight_is_tuned_too) {
   ck_ok(clora_layer_create(context, &shape, &layer));
   ck_fails(clora_tune_weight(layer, &w, NULL, &(clora_tune_options){.seconds = -1}, NULL),
            CLORA_INVALID_ARGUMENT, "seconds is -1");
+  char message[256] = "";
+  const clora_tune_options brief = {.seconds = 1e-9, .progress = keep_message, .user = message};
+  ck_ok(clora_tune_weight(layer, &w, NULL, &brief, &found));
+  ck_assert_msg(found == 0 && strstr(message, "not measured: the time was over"), "%s", message);
   ck_ok(clora_tune_weight(layer, &w, NULL, NULL, &found));
   ck_assert_uint_eq(found, 1);
   ck_ok(clora_explain_weight(layer, &w, NULL, text, sizeof text));

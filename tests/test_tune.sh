@@ -23,6 +23,8 @@ expect 2 tune --export a --forget
 says err 'one of --shape, --export, --import and --forget at a time'
 expect 2 tune --export a --budget 3
 says err '--budget goes without --export, --import and --forget'
+expect 2 tune --export -
+says err '--export and --import take the name of a file, not "-"'
 for extra in --backward --weight '--variant plain'; do
   expect 2 tune --forget $extra
   says err "${extra%% *} goes without --export, --import and --forget"

@@ -133,7 +133,7 @@ static void print_store(const char *text) {
     snprintf(line, sizeof line, "%.*s", (int)length, text);
     if (is_first) {
       tool_put(stdout, line);
-      if (passed > 0) printf("; %zu kernels passed their check before", passed);
+      if (passed > 0) printf("; checked before and passed: %zu", passed);
       putchar('\n');
     } else if (strstr(line, ": refused: ") != NULL) {
       print_line("refused", line);

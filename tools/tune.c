@@ -27,7 +27,6 @@ struct job {
   struct tool_session session;
   json_t *results;
   size_t found;
-  bool has_results;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -40,7 +39,6 @@ static void interrupt(int number) {
 static bool show(bool is_result, const char *message, void *user) {
   struct job *job = user;
   tool_end_progress(job->tool);
-  job->has_results |= is_result;
   if (!is_result) tool_progress(job->tool, "%s", message);
   if (is_result && job->tool->json) {
     json_array_append_new(job->results, tool_json_text(message));
@@ -124,9 +122,6 @@ static int tune(struct job *job, const struct request *request) {
   tool_catch_interrupts(interrupt, (int)SA_RESETHAND); /* a second one ends the program */
   TOOL_TRY(tune_shapes(job, request, shapes, count));
   if (!warned) warn_of_loss(job);
-  if (!job->has_results && !interrupted) {
-    fprintf(stderr, "clora tune: nothing was measured: building and checking took the budget\n");
-  }
   return conclude(job, "found", job->found);
 }
 
@@ -166,6 +161,10 @@ static int check(struct tool *tool, const struct request *request) {
   for (size_t i = 0; i < sizeof others / sizeof *others; i++) wishes += others[i];
   if (wishes > 1) {
     return tool_fail(tool, TOOL_USAGE, "one of --shape, --export, --import and --forget at a time");
+  }
+  const char *file = request->export != NULL ? request->export : request->import;
+  if (file != NULL && strcmp(file, "-") == 0) {
+    return tool_fail(tool, TOOL_USAGE, "--export and --import take the name of a file, not \"-\"");
   }
   const char *extra = request->is_backward           ? "--backward"
                       : request->is_weight           ? "--weight"

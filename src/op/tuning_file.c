@@ -115,6 +115,21 @@ struct place {
   const char *kernel;
 };
 
+/* A value as the file has it, cut; or that it has none. */
+struct shown {
+  char text[64];
+};
+
+static struct shown show(const json_t *value) {
+  struct shown shown = {"missing"};
+  char *text = value != NULL ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+  if (text != NULL) snprintf(shown.text, sizeof shown.text, "%s", text);
+  free(text);
+  return shown;
+}
+
+#define SHOW(value) (show(value).text)
+
 #define REFUSE(place, ...)                                                                        \
   do {                                                                                            \
     clora__fail(CLORA_BAD_FILE, __VA_ARGS__);                                                     \
@@ -124,12 +139,13 @@ struct place {
 
 static clora_status read_dtype(const struct place *place, const json_t *entry, const char *key,
                                clora_dtype *dtype) {
-  const char *name = json_string_value(json_object_get(entry, key));
+  const json_t *value = json_object_get(entry, key);
+  const char *name = json_string_value(value);
   for (clora_dtype d = CLORA_F32; name != NULL && d <= CLORA_BF16; d++) {
     *dtype = d;
     if (strcmp(name, clora_dtype_name(d)) == 0) return CLORA_OK;
   }
-  REFUSE(place, "\"%s\" is %s, not f32, f16 or bf16", key, name ? QUOTE(name) : "no text");
+  REFUSE(place, "\"%s\" is %s, not f32, f16 or bf16", key, SHOW(value));
 }
 
 static clora_status read_size(const struct place *place, const json_t *entry, const char *key,
@@ -137,7 +153,8 @@ static clora_status read_size(const struct place *place, const json_t *entry, co
   if (clora__json_size(json_object_get(entry, key), size) && *size > 0 && *size <= UINT32_MAX) {
     return CLORA_OK;
   }
-  REFUSE(place, "\"%s\" is not a whole number from 1 to 4294967295", key);
+  REFUSE(place, "\"%s\" is %s, not a whole number from 1 to 4294967295", key,
+         SHOW(json_object_get(entry, key)));
 }
 
 static clora_status read_class(const struct place *place, const json_t *entry, bool is_forward,
@@ -188,7 +205,7 @@ static clora_status read_knobs(const struct place *place, const struct clora__va
   json_object_foreach(knobs, name, value) {
     size_t number;
     bool fits = clora__json_size(value, &number) && number <= UINT32_MAX;
-    if (!fits) REFUSE(place, "%s is no whole number", QUOTE(name));
+    if (!fits) REFUSE(place, "%s is %s, no whole number", QUOTE(name), SHOW(value));
     const char *obstacle = clora__choice_obstacle(row, name, (unsigned)number);
     if (obstacle != NULL) REFUSE(place, "%s is %zu: %s", QUOTE(name), number, obstacle);
     snprintf(t->knobs[t->count].name, sizeof t->knobs->name, "%s", name);

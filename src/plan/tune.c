@@ -163,7 +163,12 @@ clora_status clora__tune(clora_context *context, const struct clora__plan *plan,
   snprintf(s.title, sizeof s.title, "%s %s %s", row->function ? row->function : row->name, sizes,
            clora_dtype_name(problem->in.dtype));
   if (row->choices == NULL) tell(tuner, true, "%s: it has no knobs to tune", s.title);
-  if (row->choices == NULL || is_over(tuner)) return CLORA_OK;
+  if (row->choices == NULL) return CLORA_OK;
+  if (is_over(tuner)) {
+    bool late = clora__clock_ns() >= tuner->end_ns;
+    tell(tuner, true, "%s: not measured: %s", s.title, late ? "the time was over" : "stopped");
+    return CLORA_OK;
+  }
   TRY(clora__track_open(context, problem, scratch_bytes, &s.track));
   clora_status status = descend(&s);
   if (status == CLORA_OK) status = conclude(&s, plan);
