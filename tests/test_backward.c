@@ -514,6 +514,15 @@ START_TEST(a_large_dy_of_low_rank) {
   for (int i = 0; i < 2; i++, c.given_t = true, c.own_scratch = true, c.accumulate = false) {
     ck_assert_double_le(check_backward(context, &c, 7 + i), 1);
   }
+  struct call q;
+  char text[4096];
+  open_call(&q, context, &c, 9);
+  ck_ok(clora_explain_backward(q.layer, &q.x.buffer.matrix, &q.dy.buffer.matrix, &q.options, text,
+                               sizeof text));
+  bool fits = is_cpu_here() && !is_refused_here("cpu") &&
+              clora_context_device(context)->compute_units <= 4; /* slices of 523 rows */
+  ck_assert_msg(!fits || strstr(text, "joint joint: serves (passed its check"), "%s", text);
+  close_call(&q);
 }
 END_TEST
 

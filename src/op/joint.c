@@ -22,7 +22,7 @@ static const char *misfit(const clora_device *device, const struct clora__proble
   return clora__cpu_misfit(device);
 }
 
-/* By the shape alone: nothing else may change the order of the sums. */
+/* By the shape alone: nothing else changes the order of the sums. */
 static size_t slices(const struct clora__problem *problem) {
   return clora__max(clora__min(problem->in.cols / SLICE_ROWS, SLICES), 1);
 }

@@ -34,9 +34,8 @@ static struct clora__problem resized(const struct clora__problem *p, struct shap
   q.weight.cols = q.out.cols = shape.cols;
   q.in.stride = q.weight.stride = q.out.stride = q.a.stride = 0;
   q.in.offset = q.weight.offset = q.out.offset = q.a.offset = 0;
-  if (!clora__is_forward(p)) return q;
-  q.a.rows = shape.inner;
-  q.a.cols = q.weight.rows = shape.r;
+  if (clora__is_forward(p)) q.a.rows = shape.inner, q.a.cols = q.weight.rows = shape.r;
+  if (clora__is_joint(p)) q.a.rows = shape.cols, q.a.cols = shape.rows;
   return q;
 }
 
