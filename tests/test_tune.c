@@ -194,7 +194,7 @@ static void planted_knobs(const clora_device *device, const struct clora__proble
                           struct clora__knobs *knobs) {
   (void)device;
   (void)problem;
-  clora__free_knob(knobs, "REPEAT", 40);
+  clora__free_knob(knobs, "REPEAT", 100);
 }
 
 static struct clora__grid planted_grid(unsigned units, const struct clora__problem *problem,
@@ -202,7 +202,7 @@ static struct clora__grid planted_grid(unsigned units, const struct clora__probl
   return clora__plain.grid(units, problem, kernel);
 }
 
-static const struct clora__choice planted_choices[] = {{"REPEAT", "40", 3, {1, 2, 40}},
+static const struct clora__choice planted_choices[] = {{"REPEAT", "100", 3, {1, 2, 100}},
                                                        {.knob = NULL}};
 
 static const struct clora__variant planted = {.name = "planted",
@@ -273,7 +273,7 @@ START_TEST(a_refused_tuning_is_passed_over) {
   const struct forward_case c = {.rows = ROWS, .d_in = D_IN, .r = RANK, .d_out = D_OUT};
   check_forward(context, &c, 1);
   ck_explained(context, ROWS, "shrink planted: serves (passed its check; planted: ", true);
-  ck_explained(context, ROWS, "REPEAT 40 by rule: 40\n    by tuning (", true);
+  ck_explained(context, ROWS, "REPEAT 100 by rule: 100\n    by tuning (", true);
   ck_explained(context, ROWS, "REPEAT=2), passed over: refused: element", true);
   clora_context_destroy(context);
 }
@@ -295,7 +295,7 @@ START_TEST(smaller_groups_serve_where_larger_ones_are_refused) {
   context->planted = rows;
   const struct forward_case c = {.rows = ROWS, .d_in = D_IN, .r = RANK, .d_out = D_OUT};
   check_forward(context, &c, 1);
-  ck_explained(context, ROWS, "REPEAT 40 by the rule for small groups\n    by rule (", true);
+  ck_explained(context, ROWS, "REPEAT 100 by the rule for small groups\n    by rule (", true);
   ck_explained(context, ROWS, "REPEAT=2), passed over: refused: element", true);
   clora_context_destroy(context);
 }
