@@ -32,7 +32,8 @@ static const char *cpu_misfit(const clora_device *device, const struct clora__pr
 
 static const char *cpu_yields(const clora_device *device, const struct clora__problem *problem) {
   size_t rows = problem->out.rows;
-  bool yields = rows >= PANEL_ROWS && clora__cpu_packs_b(device, &problem->weight, rows);
+  bool trains = problem->in_sum.rows > 0; /* t is kept: a step is to be eight launches */
+  bool yields = !trains && rows >= PANEL_ROWS && clora__cpu_packs_b(device, &problem->weight, rows);
   return yields ? "with so many rows and this rank, panels of B pay for a second launch" : NULL;
 }
 
