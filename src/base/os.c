@@ -408,8 +408,16 @@ long clora__process(void) {
   return (long)getpid();
 }
 
-uint64_t clora__clock_ns(void) {
+static uint64_t read_clock(clockid_t clock) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(clock, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t clora__clock_ns(void) {
+  return read_clock(CLOCK_MONOTONIC);
+}
+
+uint64_t clora__processor_ns(void) {
+  return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }

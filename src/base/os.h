@@ -98,4 +98,8 @@ bool clora__is_directory(const char *path);
 long clora__process(void);
 uint64_t clora__clock_ns(void);
 
+/* Time of processors that this process has used, all threads: it does not rise with what others do.
+ */
+uint64_t clora__processor_ns(void);
+
 #endif

@@ -118,12 +118,12 @@ static clora_status run_trial(struct trial *t, const struct clora__plan *plan,
                               struct clora__scratch scratch) {
   struct clora__chain chain;
   cl_event done;
-  uint64_t start_ns = clora__clock_ns();
+  uint64_t start_ns = clora__processor_ns();
   TRY(clora__chain_begin(t->context, t->context->queue, 0, NULL, true, &chain));
   clora_status status = clora__plan_run(&chain, t->context, plan, &t->problem, scratch);
   TRY(clora__chain_end(&chain, status, &done));
   TRY(clora__wait_and_release(done));
-  t->pace_ns = (double)(clora__clock_ns() - start_ns) / (double)clora__work(&t->problem);
+  t->pace_ns = (double)(clora__processor_ns() - start_ns) / (double)clora__work(&t->problem);
   CL(clEnqueueReadBuffer, t->context->queue, t->problem.out.mem, CL_TRUE, 0, t->out_bytes,
      t->guarded + t->out_bytes, 0, NULL, NULL);
   return CLORA_OK;
